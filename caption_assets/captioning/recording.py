@@ -1,0 +1,153 @@
+"""Turns outcomes into rows: captions, copies of captions paid for elsewhere, failures, and the shard's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from caption_assets.captioning import rows
+from caption_assets.captioning.asking import Answered, AskFailure
+from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.captioning.report import LookReport, ShardReport
+from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork, stored_answer
+from caption_assets.lake import layout, tables
+from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.perspectives import to_arrow_value
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who makes the rows."""
+
+    run_id: str
+    contributor: str
+
+
+@dataclass
+class ShardRecorder:
+    """The rows and numbers of one shard while it is captioned."""
+
+    work: ShardWork
+    provenance: Provenance
+    report: ShardReport
+    reusable: dict[str, dict[str, Row]]
+    """Rows of other shards for pending pictures, by perspective and media_id."""
+    failures: dict[str, list[Row]]
+    remaining: int = 0
+    """Pictures that are not at their end yet."""
+    selected: list[BoundPerspective] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls, lake: Lake, work: ShardWork, selected: list[BoundPerspective], provenance: Provenance, *, reuse: bool
+    ) -> ShardRecorder:
+        """Start recording; looks up what other shards have for the pending pictures."""
+        looks: dict[str, LookReport] = {}
+        reusable: dict[str, dict[str, Row]] = {}
+        for each in selected:
+            settled = work.settled[each.name]
+            look = LookReport(each, work.shard, work.total, work.there[each.name], failed=len(settled))
+            look.failure_kinds.update(row["kind"] for row in settled)
+            looks[each.name] = look
+            wanted = [one.media_id for one in work.pictures if each in one.pending and each.name not in one.existing]
+            reusable[each.name] = rows.find_elsewhere(lake, each, work.shard, wanted) if reuse else {}
+        failures = {each.name: list(work.settled[each.name]) for each in selected}
+        report = ShardReport(work.shard, looks)
+        return cls(work, provenance, report, reusable, failures, len(work.pictures), selected)
+
+    def already(self, picture: PictureWork, bound: BoundPerspective, digest: str | None) -> Answer | None:
+        """The answer of a row that is there and still holds; nothing is written."""
+        row = picture.existing.get(bound.name)
+        if row is None or row["input_digest"] != digest:
+            return None
+        self.report.looks[bound.name].there += 1
+        if "output" in row:
+            return stored_answer(bound, row)
+        return Answer({}, row["output_digest"])  # nobody reads it
+
+    def elsewhere(
+        self, picture: PictureWork, bound: BoundPerspective, digest: str | None
+    ) -> tuple[Answer, Row] | None:
+        """The answer that another shard already has, and the copy of its row for this shard."""
+        row = self.reusable[bound.name].get(picture.media_id)
+        if row is None or row["input_digest"] != digest:
+            return None
+        self.report.looks[bound.name].reused += 1
+        copy = {**row, "reused_from": row["reused_from"] or row["shard"]}
+        return stored_answer(bound, row), self._complete(bound, copy, contributor=row["contributor"])
+
+    def caption(
+        self, picture: PictureWork, bound: BoundPerspective, answered: Answered, digest: str | None, seconds: float
+    ) -> tuple[Answer, Row]:
+        """The answer of the engine, and its row."""
+        reply = answered.reply
+        answer = Answer(answered.output, rows.output_digest(answered.output))
+        look = self.report.looks[bound.name]
+        look.done += 1
+        look.prompt_tokens += reply.prompt_tokens
+        look.cached_tokens += reply.cached_tokens
+        look.completion_tokens += reply.completion_tokens
+        row = {
+            "media_id": picture.media_id,
+            "input_digest": digest,
+            "output_digest": answer.digest,
+            "output": to_arrow_value(bound.perspective, answered.output),
+            "finish_reason": reply.finish_reason,
+            "prompt_tokens": reply.prompt_tokens,
+            "cached_tokens": reply.cached_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "attempts": self._attempts(picture, bound, answered.attempts),
+            "seconds": seconds,
+        }
+        return answer, self._complete(bound, row, contributor=self.provenance.contributor)
+
+    def fail(self, picture: PictureWork, bound: BoundPerspective, failure: AskFailure) -> None:
+        """Keep a failure for the shard's failure file."""
+        look = self.report.looks[bound.name]
+        look.failed += 1
+        look.failure_kinds[failure.kind] += 1
+        self.failures[bound.name].append(
+            {
+                "stage": bound.name,
+                "dataset": self.work.shard.dataset,
+                "shard": self.work.shard.key,
+                "media_id": picture.media_id,
+                "fingerprint": bound.fingerprint,
+                "kind": failure.kind,
+                "message": str(failure)[:1000],
+                "attempts": self._attempts(picture, bound, failure.attempts),
+                "retryable": failure.retryable,
+                "run_id": self.provenance.run_id,
+                "created_at": tables.now(),
+            }
+        )
+
+    def seal(self, lake: Lake) -> None:
+        """Write the failures and seal the rows, once all of them are durable."""
+        shard = self.work.shard
+        for each in self.selected:
+            path = layout.failures_file(each.name, shard)
+            failed = self.failures[each.name]
+            if failed or lake.exists(path):
+                lake.write(path, table_bytes(tables.table(failed, tables.FAILURES)))
+            rows.seal(lake, each, shard, self.provenance.run_id)
+        ended = tables.now()
+        for look in self.report.looks.values():
+            look.ended_at = ended
+
+    def _attempts(self, picture: PictureWork, bound: BoundPerspective, now: int) -> int:
+        return now + self.work.attempts.get((bound.name, picture.media_id), 0)
+
+    def _complete(self, bound: BoundPerspective, row: dict[str, Any], *, contributor: str) -> Row:
+        return {
+            **row,
+            "dataset": self.work.shard.dataset,
+            "shard": self.work.shard.key,
+            "perspective": bound.name,
+            "fingerprint": bound.fingerprint,
+            "model": bound.model,
+            "revision": bound.revision,
+            "contributor": contributor,
+            "run_id": self.provenance.run_id,
+            "created_at": tables.now(),
+        }

@@ -1,0 +1,93 @@
+"""What a run says about a shard and a perspective: the numbers that people look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.lake import tables
+from caption_assets.lake.layout import Shard
+
+
+@dataclass
+class LookReport:
+    """One perspective on one shard. `total` = there + done + reused + failed, unless the run stopped early."""
+
+    bound: BoundPerspective
+    shard: Shard
+    total: int
+    there: int
+    done: int = 0
+    reused: int = 0
+    failed: int = 0
+    failure_kinds: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    started_at: datetime = field(default_factory=tables.now)
+    ended_at: datetime = field(default_factory=tables.now)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture has a caption or a recorded failure."""
+        return self.total == self.there + self.done + self.reused + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """From the shard's first request to its last file."""
+        return (self.ended_at - self.started_at).total_seconds()
+
+    def run_row(self, run_id: str, contributor: str) -> dict[str, Any]:
+        """The row of the runs table."""
+        return {
+            "run_id": run_id,
+            "step": "captions",
+            "dataset": self.shard.dataset,
+            "shard": self.shard.key,
+            "perspective": self.bound.name,
+            "fingerprint": self.bound.fingerprint,
+            "model": self.bound.model,
+            "done": self.done,
+            "failed": self.failed,
+            "reused": self.reused,
+            "already_there": self.there,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
+            "seconds": self.seconds,
+            "contributor": contributor,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+        }
+
+
+@dataclass
+class ShardReport:
+    """All perspectives of one shard, by name."""
+
+    shard: Shard
+    looks: dict[str, LookReport]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    shard: str
+    done: int
+    """Answers so far, over all shards."""
+    failed: int
+    pictures: int
+    tokens: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.done / self.seconds if self.seconds else 0.0
+        token_rate = self.tokens / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.shard}: {self.done} captions of {self.pictures} pictures so far, {self.failed} failed, "
+            f"{rate:.1f} captions/s, {token_rate:.0f} tokens/s"
+        )

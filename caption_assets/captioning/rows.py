@@ -1,0 +1,158 @@
+"""Caption rows in the lake: read with duplicates resolved, appended in parts, sealed into one file a shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.lake import layout, tables
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.perspectives import arrow_type
+
+FLUSH_ROWS = 200
+FLUSH_SECONDS = 10.0
+_READ_TRIES = 5
+
+
+def schema_of(bound: BoundPerspective) -> pa.Schema:
+    """Columns of a perspective's caption table."""
+    return tables.captions_schema(arrow_type(bound.perspective))
+
+
+def output_digest(output: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of an output's canonical JSON."""
+    canonical = json.dumps(output, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def input_digest(digests: Mapping[str, str]) -> str | None:
+    """SHA-256 (hex) over `name=output_digest` of what a perspective read, by name; None where it reads nothing."""
+    if not digests:
+        return None
+    return hashlib.sha256(",".join(f"{name}={digests[name]}" for name in sorted(digests)).encode()).hexdigest()
+
+
+def read_rows(
+    lake: Lake, bound: BoundPerspective, shard: Shard, columns: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """A shard's rows of a perspective's present form, by media_id: the latest where there are several."""
+    wanted = None if columns is None else list(dict.fromkeys(["media_id", "created_at", *columns]))
+    folder = layout.captions_folder(bound.name, bound.fingerprint, shard)
+    return _latest(_read_folder(lake, folder, wanted)[0])
+
+
+def find_elsewhere(
+    lake: Lake, bound: BoundPerspective, shard: Shard, media_ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Rows for these pictures that other shards already paid for, by media_id. Best effort."""
+    folder = layout.fingerprint_folder(bound.name, bound.fingerprint)
+    if not media_ids or not lake.list(folder):
+        return {}
+    try:
+        dataset = ds.dataset(
+            lake.path(folder), schema=schema_of(bound), filesystem=lake.fs, format="parquet", exclude_invalid_files=False
+        )
+        found = dataset.to_table(
+            filter=pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key)
+        )
+    except FileNotFoundError:  # sealed away while we looked
+        return {}
+    return _latest(found.to_pylist())
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows on their way into one part file."""
+
+    bound: BoundPerspective
+    shard: Shard
+    rows: list[dict[str, Any]]
+
+
+class PartBuffer:
+    """Collects rows until there are enough for a part file, or the first has waited long enough."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, Shard], tuple[float, Part]] = {}
+
+    def append(self, bound: BoundPerspective, shard: Shard, row: dict[str, Any]) -> Part | None:
+        """Add a row; returns the part that is full now."""
+        key = (bound.name, shard)
+        _, part = self._parts.setdefault(key, (time.monotonic(), Part(bound, shard, [])))
+        part.rows.append(row)
+        return self._parts.pop(key)[1] if len(part.rows) >= FLUSH_ROWS else None
+
+    def take(self, *, shard: Shard | None = None, aged: bool = False) -> list[Part]:
+        """Hand out what is to be written now: everything, one shard's rows, or those that waited long enough."""
+        due = time.monotonic() - FLUSH_SECONDS
+        keys = [
+            key
+            for key, (since, _) in self._parts.items()
+            if (shard is None or key[1] == shard) and (not aged or since <= due)
+        ]
+        return [self._parts.pop(key)[1] for key in keys]
+
+
+class PartWriter:
+    """Writes part files, which are never overwritten: each writer has names of its own."""
+
+    def __init__(self, lake: Lake, run_id: str) -> None:
+        self._lake = lake
+        self._prefix = f"part-{run_id}-{uuid.uuid4().hex[:6]}"  # a retried step has the same run id
+        self._number = 0
+
+    def write(self, parts: Sequence[Part]) -> None:
+        """Make the rows durable. Not thread-safe."""
+        for part in parts:
+            folder = layout.captions_folder(part.bound.name, part.bound.fingerprint, part.shard)
+            table = tables.table(part.rows, schema_of(part.bound))
+            self._lake.write(f"{folder}/{self._prefix}-{self._number}.parquet", table_bytes(table))
+            self._number += 1
+
+
+def seal(lake: Lake, bound: BoundPerspective, shard: Shard, run_id: str) -> None:
+    """Write a finished shard's rows as one file, then delete just the files they were read from."""
+    folder = layout.captions_folder(bound.name, bound.fingerprint, shard)
+    found, files = _read_folder(lake, folder, None)
+    if len(files) < 2 and not any(name.startswith("part-") for name in files):
+        return
+    rows = _latest(found)
+    ordered = [rows[media_id] for media_id in sorted(rows)]
+    sealed = f"sealed-{run_id}-{uuid.uuid4().hex[:6]}.parquet"
+    lake.write(f"{folder}/{sealed}", table_bytes(tables.table(ordered, schema_of(bound))))
+    for name in files:
+        lake.remove(f"{folder}/{name}")
+
+
+def _read_folder(lake: Lake, folder: str, columns: list[str] | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """All rows of a folder's files and the files' names; looks again when a file is sealed away under our eyes."""
+    for remaining in reversed(range(_READ_TRIES)):
+        files = [name for name in lake.list(folder) if name.endswith(".parquet")]
+        try:
+            rows = [row for name in files for row in lake.read_table(f"{folder}/{name}", columns).to_pylist()]
+        except FileNotFoundError:
+            if not remaining:
+                raise
+            continue
+        return rows, files
+    raise AssertionError("unreachable")
+
+
+def _latest(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        before = found.get(row["media_id"])
+        if before is None or row["created_at"] > before["created_at"]:
+            found[row["media_id"]] = row
+    return found

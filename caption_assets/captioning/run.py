@@ -1,0 +1,142 @@
+"""One captioning run: the scheduler in a thread of its own, its reports as an iterator for whoever drives it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.captioning.report import Progress, ShardReport
+from caption_assets.captioning.scheduler import Scheduler
+from caption_assets.captioning.work import ShardWork, find_work
+from caption_assets.config import PipelineConfig
+from caption_assets.engine.loading import open_engine
+from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake
+
+_JOIN_SECONDS = 30.0
+
+
+class _LazyEngine:
+    """Loads the engine with the first request: a run that finds nothing to do loads no model."""
+
+    max_in_flight = 64
+    load_seconds = 0.0
+
+    def __init__(self, config: PipelineConfig, name: str, tell: Callable[[str], None]) -> None:
+        self._config, self._name, self._tell = config, name, tell
+        self._lock = asyncio.Lock()
+        self._engine: Engine | None = None
+        self._opened = open_engine(config, name, waiting=lambda: tell("another process holds the device; waiting for it"))
+
+    async def generate(self, request: EngineRequest) -> EngineReply:
+        """Answer a request, loading the model first if need be."""
+        if self._engine is None:
+            async with self._lock:
+                await self._load()
+        assert self._engine is not None
+        return await self._engine.generate(request)
+
+    async def _load(self) -> None:
+        if self._engine is not None:
+            return
+        section = self._config.engines[self._name]
+        self._tell(f"loading {section.model} on engine {self._name}")
+        engine = await asyncio.get_running_loop().run_in_executor(None, self._opened.__enter__)
+        self.max_in_flight, self.load_seconds = engine.max_in_flight, engine.load_seconds
+        self._engine = engine
+        self._tell(f"{section.model} loaded in {engine.load_seconds:.1f} s")
+
+    def close(self) -> None:
+        """Free the device, if it was ever taken."""
+        if self._engine is not None:
+            self._opened.__exit__(None, None, None)
+
+
+class CaptionRun:
+    """Captions shards in a background thread; iterate over it for a report per shard as each is sealed.
+
+    Args:
+        selected: perspectives of one engine, inputs before readers.
+        bound: all enabled perspectives by name.
+        tell: receives lines for people, from other threads.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        lake: Lake,
+        selected: Sequence[BoundPerspective],
+        bound: Mapping[str, BoundPerspective],
+        shards: Sequence[Shard],
+        run_id: str,
+        *,
+        force: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._config, self._lake, self._run_id, self._force, self._tell = config, lake, run_id, force, tell
+        self._selected, self._bound, self._shards = list(selected), dict(bound), list(shards)
+        self._reports: queue.SimpleQueue[ShardReport | BaseException | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._work, name="captions", daemon=True)
+
+    def __iter__(self) -> Iterator[ShardReport]:
+        """Reports in the order in which shards finish.
+
+        Raises:
+            BreakerTripped, EngineFailure, MediaMissing: as the scheduler does, after what succeeded is durable.
+        """
+        self._thread.start()
+        try:
+            while (outcome := self._reports.get()) is not None:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Stop, keeping all answers that are there; returns when they are durable."""
+        if self._loop is not None and self._task is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(timeout=_JOIN_SECONDS)
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except asyncio.CancelledError:
+            self._reports.put(EngineFailure("engine", "the run was cancelled", retryable=True))
+        except BaseException as error:
+            self._reports.put(error)
+        else:
+            self._reports.put(None)
+
+    async def _main(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        engine = _LazyEngine(self._config, self._selected[0].engine, self._tell)
+        scheduler = Scheduler(
+            self._lake,
+            engine,
+            self._selected,
+            {name: each.perspective for name, each in self._bound.items()},
+            self._config.captions,
+            self._run_id,
+            find=self._find,
+            report=self._reports.put,
+            progress=self._say,
+            force=self._force,
+        )
+        try:
+            await scheduler.run(self._shards)
+        finally:
+            engine.close()
+
+    def _find(self, shard: Shard) -> ShardWork:
+        return find_work(self._lake, shard, self._selected, self._bound, force=self._force)
+
+    def _say(self, progress: Progress) -> None:
+        self._tell(str(progress))

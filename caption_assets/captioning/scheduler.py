@@ -1,0 +1,253 @@
+"""The per-picture scheduler: all perspectives of a picture go to the engine together, across shards without a barrier.
+
+A picture's perspectives are tasks that wait for their inputs only, so a synthesis starts as soon as its own inputs are
+there. Pictures are read and decoded ahead by a few threads, and admitted while the engine has room; the next shard's
+pictures flow while the last ones of this one finish. Files are written by one thread, in the order asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+
+from caption_assets.captioning import rows
+from caption_assets.captioning.asking import AskFailure, ask, first_request
+from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.captioning.recording import Provenance, ShardRecorder
+from caption_assets.captioning.report import Progress, ShardReport
+from caption_assets.captioning.rows import Part, PartBuffer, PartWriter
+from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork
+from caption_assets.config import Captions
+from caption_assets.engine.protocol import Engine
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake
+from caption_assets.media.shard import read_picture
+from caption_assets.perspectives import Perspective, PromptError, render_prompt
+
+_DECODERS = 2
+_READ_AHEAD = 32
+_TICK_SECONDS = 1.0
+
+Pixels = asyncio.Future[Image.Image | None]
+Answers = dict[str, asyncio.Future[Answer | None]]
+
+
+class BreakerTripped(Exception):
+    """Too large a share of the captions failed; the run stopped early and kept what succeeded."""
+
+
+class Scheduler:
+    """Captions the work of some shards with one engine, in one event loop.
+
+    Args:
+        selected: the perspectives to bring up to date, inputs before readers.
+        readable: every perspective that may be read, by name.
+        find: computes a shard's work when its turn comes; runs in a thread.
+        report: called when a shard is sealed.
+        progress: called about every ten seconds.
+        force: redo what is there.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        engine: Engine,
+        selected: list[BoundPerspective],
+        readable: Mapping[str, Perspective],
+        settings: Captions,
+        run_id: str,
+        *,
+        find: Callable[[Shard], ShardWork],
+        report: Callable[[ShardReport], None],
+        progress: Callable[[Progress], None],
+        force: bool,
+    ) -> None:
+        self._lake, self._engine, self._selected, self._readable = lake, engine, selected, readable
+        self._settings, self._provenance = settings, Provenance(run_id, settings.contributor)
+        self._find, self._report, self._progress, self._force = find, report, progress, force
+        self._buffer, self._writer = PartBuffer(), PartWriter(lake, run_id)
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="lake")
+        self._outstanding = 0
+        self._room = asyncio.Event()
+        self._done = self._pictures = self._tokens = 0
+        self._failed: Counter[str] = Counter()
+        self._started = time.monotonic()
+        self._current = ""
+
+    async def run(self, shards: Iterable[Shard]) -> None:
+        """Caption the shards in order. What was answered is durable when this returns or raises.
+
+        Raises:
+            BreakerTripped: too many failures.
+            EngineFailure: the engine is gone (fatal).
+            MediaMissing: a shard has no media.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                ticker = group.create_task(self._tick())
+                async for recorder, picture, pixels in self._ahead(shards):
+                    while self._outstanding >= self._engine.max_in_flight:
+                        self._room.clear()
+                        await self._room.wait()
+                    self._current = recorder.work.shard.key
+                    self._outstanding += len(picture.pending)
+                    group.create_task(self._picture(recorder, picture, pixels))
+                ticker.cancel()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        finally:
+            self._disk.submit(self._writer.write, self._buffer.take()).result()
+            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._disk.shutdown(wait=True)
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        seconds = time.monotonic() - self._started
+        return Progress(self._current, self._done, self._failed.total(), self._pictures, self._tokens, seconds)
+
+    async def _ahead(self, shards: Iterable[Shard]) -> AsyncIterator[tuple[ShardRecorder, PictureWork, Pixels]]:
+        """Pictures of all shards in order, each with the future of its pixels, read ahead."""
+        loop = asyncio.get_running_loop()
+        waiting: deque[tuple[ShardRecorder, PictureWork, Pixels]] = deque()
+        for shard in shards:
+            recorder = await loop.run_in_executor(self._disk, self._open, shard)
+            if not recorder.remaining:
+                await self._seal(recorder)
+            for picture in recorder.work.pictures:
+                waiting.append((recorder, picture, loop.run_in_executor(self._decoders, self._decode, picture)))
+                if len(waiting) > _READ_AHEAD:
+                    yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+
+    def _open(self, shard: Shard) -> ShardRecorder:
+        work = self._find(shard)
+        return ShardRecorder.open(self._lake, work, self._selected, self._provenance, reuse=not self._force)
+
+    def _decode(self, picture: PictureWork) -> Image.Image | None:
+        if not any(each.perspective.image for each in picture.pending):
+            return None
+        with Image.open(io.BytesIO(read_picture(self._lake, picture.media))) as image:
+            return image.convert("RGB")
+
+    async def _picture(self, recorder: ShardRecorder, picture: PictureWork, pixels: Pixels) -> None:
+        """Bring all pending perspectives on one picture to their end."""
+        loop = asyncio.get_running_loop()
+        answers: Answers = {each.name: loop.create_future() for each in picture.pending}
+        for name, known in picture.answers.items():
+            answers[name] = loop.create_future()
+            answers[name].set_result(known)
+        async with asyncio.TaskGroup() as group:
+            for each in picture.pending:
+                group.create_task(self._look(recorder, picture, each, pixels, answers))
+        self._pictures += 1
+        recorder.remaining -= 1
+        if not recorder.remaining:
+            await self._seal(recorder)
+
+    async def _look(
+        self, recorder: ShardRecorder, picture: PictureWork, bound: BoundPerspective, pixels: Pixels, answers: Answers
+    ) -> None:
+        """Bring one perspective on one picture to its end: a row, or a failure row."""
+        answer: Answer | None = None
+        row: Row | None = None
+        try:
+            inputs = {name: await answers[name] for name in bound.inputs}
+            answer, row = await self._answer(recorder, picture, bound, pixels, inputs)
+        except AskFailure as failure:
+            recorder.fail(picture, bound, failure)
+            self._count_failure(failure)
+        finally:
+            self._outstanding -= 1
+            self._room.set()
+            answers[bound.name].set_result(answer)
+        if row and (part := self._buffer.append(bound, recorder.work.shard, row)):
+            await self._write([part])
+
+    async def _answer(
+        self,
+        recorder: ShardRecorder,
+        picture: PictureWork,
+        bound: BoundPerspective,
+        pixels: Pixels,
+        inputs: dict[str, Answer | None],
+    ) -> tuple[Answer, Row | None]:
+        """The output and the row to write for it, from the cheapest place that has it. Raises AskFailure."""
+        read = {name: answer for name, answer in inputs.items() if answer is not None}
+        if missing := sorted(inputs.keys() - read.keys()):
+            raise AskFailure("input_missing", f"no output of {', '.join(missing)} yet", attempts=0, retryable=True)
+        digest = rows.input_digest({name: answer.digest for name, answer in read.items()})
+        if there := recorder.already(picture, bound, digest):
+            return there, None
+        if copied := recorder.elsewhere(picture, bound, digest):
+            return copied
+        image = await _image(pixels) if bound.perspective.image else None
+        source = json.loads(picture.media["source"] or "{}")
+        try:
+            outputs = {name: answer.output for name, answer in read.items()}
+            text = render_prompt(bound.perspective, outputs, source, self._readable)
+        except PromptError as error:
+            raise AskFailure("prompt", str(error), attempts=0, retryable=False) from None
+        request_id = f"{recorder.work.shard.key}/{picture.media_id[:16]}/{bound.name}"
+        request = first_request(bound, request_id, text, image, picture.media_id if image else None)
+        started = time.monotonic()
+        answered = await ask(self._engine, bound, request, self._settings.max_attempts)
+        self._done += 1
+        self._tokens += answered.reply.completion_tokens
+        return recorder.caption(picture, bound, answered, digest, time.monotonic() - started)
+
+    def _count_failure(self, failure: AskFailure) -> None:
+        """Trip the breaker when too large a share of the outcomes are failures."""
+        if failure.kind == "input_missing":
+            return  # the input's own failure has been counted
+        self._failed[failure.kind] += 1
+        failed = self._failed.total()
+        outcomes = failed + self._done
+        if outcomes >= self._settings.breaker_after and failed > self._settings.max_failure_share * outcomes:
+            kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(self._failed.items()))
+            raise BreakerTripped(
+                f"stopped early: {failed} of {outcomes} captions failed ({kinds}), more than the share of "
+                f"{self._settings.max_failure_share:g} that captions.max_failure_share allows"
+            )
+
+    async def _seal(self, recorder: ShardRecorder) -> None:
+        """Make a shard's rows durable, seal its files, and report it."""
+        await self._write(self._buffer.take(shard=recorder.work.shard))
+        await asyncio.get_running_loop().run_in_executor(self._disk, recorder.seal, self._lake)
+        self._report(recorder.report)
+
+    async def _write(self, parts: list[Part]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._writer.write, parts)
+
+    async def _tick(self) -> None:
+        told = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            await self._write(self._buffer.take(aged=True))
+            if time.monotonic() - told >= rows.FLUSH_SECONDS:
+                told = time.monotonic()
+                self._progress(self.progress())
+
+
+async def _image(pixels: Pixels) -> Image.Image:
+    try:
+        image = await asyncio.shield(pixels)
+    except (OSError, ValueError, SyntaxError) as error:
+        message = f"the stored picture cannot be read: {type(error).__name__}: {error}"
+        raise AskFailure("media_missing", message, attempts=0, retryable=True) from None
+    assert image is not None  # decoded whenever a pending perspective looks at the picture
+    return image
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first plain exception of nested groups."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

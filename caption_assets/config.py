@@ -1,0 +1,226 @@
+"""The pipeline file: one YAML document that says what to caption, how, and where the lake is.
+
+`load_config()` reads the file named by `CAPTION_ASSETS_CONFIG` (unset: the demo's), and turns every mistake into one
+`ConfigError` that names the file, the field and the remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+CONFIG_VARIABLE = "CAPTION_ASSETS_CONFIG"
+LAKE_VARIABLE = "CAPTION_ASSETS_LAKE"
+DEMO_CONFIG = Path(__file__).parent / "demo" / "pipeline.yaml"
+TINY_MODEL = "tiny"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,100}")
+
+
+class ConfigError(Exception):
+    """The pipeline file cannot be used; the message names file, field and remedy."""
+
+
+def check_name(value: str) -> str:
+    """Return `value` if it can be a dataset's name: a folder, a partition key and part of a URL."""
+    if not _NAME.fullmatch(value) or ".." in value:
+        raise ValueError(f"{value!r} is not a usable name: use a-z, 0-9, '.', '_' and '-', starting with a letter or digit")
+    return value
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FolderDataset(Strict):
+    """Pictures in a folder on this machine (or a mounted one)."""
+
+    kind: Literal["folder"]
+    path: Path
+    recursive: bool = True
+    watch: bool = False
+    settle_seconds: float = Field(default=2.0, ge=0)
+    """A file younger than this is left for the next look: it may still be being written."""
+    shard_size: int = Field(default=1000, ge=1, le=100_000)
+
+
+Dataset = FolderDataset
+
+
+class Perspectives(Strict):
+    """Which perspectives are looked for, and which are used."""
+
+    library: list[str] = ["builtin"]
+    enabled: list[str] = Field(min_length=1)
+    inputs: dict[str, list[str]] = {}
+
+
+class Media(Strict):
+    """How pictures are stored: the largest size kept, and the limits of what is decoded at all."""
+
+    max_pixels: int = Field(default=1_003_520, ge=1024)
+    max_megapixels: float = Field(default=100.0, gt=0)
+    """A picture whose header promises more than this is a failure `too_large`, before a pixel is allocated."""
+    quality: int = Field(default=90, ge=1, le=100)
+
+
+class VllmEngine(Strict):
+    """vLLM in the process of the run: on its GPU, or on the CPU where there is none."""
+
+    kind: Literal["vllm"]
+    model: str
+    revision: str | None = None
+    mode: Literal["auto", "in_process", "async"] = "auto"
+    """`in_process`: stepped by one thread, starts fast; `async`: own process; auto: async on a GPU, else in_process."""
+    args: dict[str, Any] = {}
+    """vLLM's engine arguments, by the names of its `EngineArgs`."""
+
+
+Engine = VllmEngine
+
+
+class Captions(Strict):
+    """Limits and retries of the caption assets."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    """Requests per picture and perspective in one run before the failure is recorded."""
+    max_failure_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of failed pictures above which a run stops early..."""
+    breaker_after: int = Field(default=50, ge=1)
+    """... once this many outcomes are known."""
+    contributor: str = "local"
+
+
+class PipelineConfig(Strict):
+    """The whole pipeline file, validated; relative paths are relative to the file's folder."""
+
+    lake: str
+    datasets: dict[str, Annotated[Dataset, Field()]] = Field(min_length=1)
+    perspectives: Perspectives
+    media: Media = Media()
+    engines: dict[str, Annotated[Engine, Field()]] = Field(min_length=1)
+    captions: Captions = Captions()
+    _file: Path = PrivateAttr(default=DEMO_CONFIG)
+
+    @property
+    def file(self) -> Path:
+        """The file this was read from."""
+        return self._file
+
+    @property
+    def base_dir(self) -> Path:
+        """The folder that relative paths refer to."""
+        return self._file.parent
+
+    @field_validator("datasets")
+    @classmethod
+    def _dataset_names(cls, value: dict[str, Dataset]) -> dict[str, Dataset]:
+        for name in value:
+            check_name(name)
+        return value
+
+    @model_validator(mode="after")
+    def _default_engine(self) -> PipelineConfig:
+        if "default" not in self.engines:
+            raise ValueError("engines needs an entry named 'default'")
+        return self
+
+    def dataset_path(self, name: str) -> Path:
+        """Absolute folder of a `folder` dataset."""
+        return _absolute(self.datasets[name].path, self.base_dir)
+
+
+def _absolute(path: Path, base: Path) -> Path:
+    path = path.expanduser()
+    return path if path.is_absolute() else Path(os.path.normpath(base / path))
+
+
+def load_config(path: str | Path | None = None, *, check_paths: bool = True) -> PipelineConfig:
+    """Read the pipeline file.
+
+    Args:
+        path: the file; default: what `CAPTION_ASSETS_CONFIG` names, else the demo's.
+        check_paths: whether an absent folder of a dataset is an error (the demo's is made on first use).
+
+    Raises:
+        ConfigError: the file is absent, is no YAML, or has an unusable value.
+    """
+    file = Path(path or os.environ.get(CONFIG_VARIABLE) or DEMO_CONFIG).expanduser().absolute()
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: there is no such pipeline file; set {CONFIG_VARIABLE} to an existing one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file}: must be a YAML mapping with lake, datasets, perspectives and engines")
+    if override := os.environ.get(LAKE_VARIABLE):
+        document["lake"] = override if "://" in override else str(Path(override).expanduser().absolute())
+    try:
+        config = PipelineConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(file, document, detail) for detail in error.errors())) from None
+    if "://" not in config.lake:
+        config = config.model_copy(update={"lake": str(_absolute(Path(config.lake), file.parent))})
+    config._file = file
+    if check_paths and file != DEMO_CONFIG:
+        _check_dataset_paths(config)
+    return config
+
+
+def _check_dataset_paths(config: PipelineConfig) -> None:
+    for name in config.datasets:
+        folder = config.dataset_path(name)
+        if not folder.is_dir():
+            reason = "is not a folder" if folder.exists() else "does not exist"
+            raise ConfigError(
+                f"{config.file}: datasets.{name}.path: {folder} {reason}; "
+                "create it, or correct the path (relative paths start at the pipeline file)"
+            )
+
+
+_REMEDIES = {
+    "missing": "add it",
+    "literal_error": "use one of the values named",
+    "int_parsing": "give a whole number",
+    "too_short": "add at least one entry",
+}
+
+
+def _explain(file: Path, document: dict[str, Any], detail: Any) -> str:
+    """One line for one pydantic error: file, field, what is wrong, remedy."""
+    location = [str(part) for part in detail["loc"]]
+    field = ".".join(location) or "(top level)"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(sorted(known))}"
+        return f"{file}: {field}: unknown key; {hint}"
+    remedy = _REMEDIES.get(detail["type"])
+    return f"{file}: {field}: {message}" + (f"; {remedy}" if remedy else "")
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """The keys that pydantic would accept at `location` of the document."""
+    section: type[BaseModel] = PipelineConfig
+    steps = {
+        "datasets": FolderDataset,
+        "engines": VllmEngine,
+        "perspectives": Perspectives,
+        "media": Media,
+        "captions": Captions,
+    }
+    if location:
+        section = steps.get(location[0], PipelineConfig)
+    return list(section.model_fields)

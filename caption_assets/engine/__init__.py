@@ -1,0 +1,1 @@
+"""What answers prompts: one protocol, and the engines behind it."""

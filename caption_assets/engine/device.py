@@ -1,0 +1,52 @@
+"""Which device there is, and the lock that keeps two processes from loading a model on it at once.
+
+Dagster's pools bound how many runs use a GPU, but a step that outlives its crashed run is outside every pool: the lock of
+the operating system is what holds then, for it goes with the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def has_gpu() -> bool:
+    """Whether CUDA devices are visible, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in {"", "-1"}:
+        return False
+    return Path("/proc/driver/nvidia/version").exists() and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def device_name() -> str:
+    """Name of what a model would be loaded on: `cpu`, or the visible GPUs."""
+    if not has_gpu():
+        return "cpu"
+    return "cuda-" + os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-").replace("/", "_")
+
+
+@contextmanager
+def device_lock(device: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the device; blocks while another process does, calling `waiting` once if it has to."""
+    folder = Path(os.environ.get("CAPTION_ASSETS_LOCKS") or tempfile.gettempdir())
+    path = folder / f"caption-assets-{os.getuid()}-{device}.lock"
+    with path.open("a") as handle:
+        told = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    told = True
+                    waiting()
+                time.sleep(0.2)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)

@@ -1,0 +1,47 @@
+"""Opens the engine that the pipeline file names, holding the device's lock while it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from caption_assets.config import PipelineConfig
+from caption_assets.engine.device import device_lock, device_name, has_gpu
+from caption_assets.engine.models import model_source
+from caption_assets.engine.protocol import Engine
+from caption_assets.engine.vllm_args import CHAT_ARGS, engine_args, prepare_environment
+
+
+@contextmanager
+def open_engine(
+    config: PipelineConfig, name: str, *, waiting: Callable[[], None] = lambda: None
+) -> Iterator[Engine]:
+    """Load an engine; it is closed at the end of the block.
+
+    Args:
+        name: the engine's name in the pipeline file.
+        waiting: called once if another process holds the device.
+
+    Raises:
+        EngineFailure: the model cannot be loaded.
+    """
+    section = config.engines[name]
+    gpu = has_gpu()
+    arguments = engine_args(config, section, gpu=gpu)
+    chat = {key: value for key, value in section.args.items() if key in CHAT_ARGS}
+    prepare_environment(model_source(config, section))
+    asynchronous = section.mode == "async" or (section.mode == "auto" and gpu)
+    with device_lock(device_name(), waiting):
+        engine: Engine
+        if asynchronous:
+            from caption_assets.engine.vllm_async import AsyncEngine
+
+            engine = AsyncEngine(arguments, chat)
+        else:
+            from caption_assets.engine.vllm_in_process import InProcessEngine
+
+            engine = InProcessEngine(arguments, chat)
+        try:
+            yield engine
+        finally:
+            engine.close()

@@ -1,0 +1,65 @@
+"""vLLM's asynchronous engine: the model in a process of its own, fed without waiting for it. The engine for GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from caption_assets.engine import rendering
+from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
+from caption_assets.engine.vllm_in_process import rejection
+
+
+class AsyncEngine:
+    """An AsyncLLM that is loaded on first use, in the event loop that uses it.
+
+    Args:
+        arguments: for vLLM's AsyncEngineArgs.
+        chat: chat_template and chat_template_kwargs, if set.
+    """
+
+    def __init__(self, arguments: dict[str, Any], chat: dict[str, Any]) -> None:
+        from vllm import AsyncEngineArgs
+        from vllm.renderers.params import ChatParams
+        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._dead = EngineDeadError
+        started = time.perf_counter()
+        try:
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except Exception as error:
+            raise EngineFailure("engine", f"the model could not be loaded: {error}", retryable=True, fatal=True) from error
+        self.load_seconds = time.perf_counter() - started
+        self.max_in_flight = 2 * int(arguments.get("max_num_seqs", 256))
+        self._params = ChatParams(
+            chat_template=chat.get("chat_template"),
+            chat_template_kwargs={
+                "add_generation_prompt": True,
+                "tokenize": False,
+                **chat.get("chat_template_kwargs", {}),
+            },
+        )
+
+    async def generate(self, request: EngineRequest) -> EngineReply:
+        """Answer a request; cancelling the caller aborts it in the engine."""
+        try:
+            _, (prompt,) = await self._engine.renderer.render_chat_async([rendering.messages(request)], self._params)
+            params = rendering.sampling_params(request)
+            final: Any = None
+            async for output in self._engine.generate(prompt, params, request.request_id):
+                final = output
+        except self._dead as error:
+            raise EngineFailure("engine", f"the engine died: {error}", retryable=True, fatal=True) from error
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise rejection(error) from error
+        if final is None:
+            raise EngineFailure("engine", "the engine ended the request without output", retryable=True)
+        return rendering.reply(final)
+
+    def close(self) -> None:
+        """Stop the engine's process."""
+        self._engine.shutdown()

@@ -1,0 +1,157 @@
+"""vLLM in this process, fed and stepped by one thread: continuous batching without a second process.
+
+It starts in seconds, dies with its process and leaves no children behind: the engine for CPUs and small models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from caption_assets.engine import rendering
+from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
+
+_START_TIMEOUT_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class _Pending:
+    request: EngineRequest
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[EngineReply]
+
+    def resolve(self, outcome: EngineReply | EngineFailure) -> None:
+        self.loop.call_soon_threadsafe(self._set, outcome)
+
+    def _set(self, outcome: EngineReply | EngineFailure) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, EngineFailure):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+class InProcessEngine:
+    """An engine on the calling process's CPU or GPU.
+
+    Args:
+        arguments: for vLLM's EngineArgs.
+        chat: chat_template and chat_template_kwargs, if set.
+
+    Raises:
+        EngineFailure: the model cannot be loaded (fatal).
+    """
+
+    def __init__(self, arguments: dict[str, Any], chat: dict[str, Any]) -> None:
+        self._arguments, self._chat = arguments, chat
+        self._inbox: queue.SimpleQueue[_Pending | str | None] = queue.SimpleQueue()
+        self._running: dict[str, _Pending] = {}
+        self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._closed: EngineFailure | None = None
+        started = time.perf_counter()
+        self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
+        self._thread.start()
+        error = self._ready.get(timeout=_START_TIMEOUT_SECONDS)
+        if error is not None:
+            raise EngineFailure("engine", f"the model could not be loaded: {error}", retryable=True, fatal=True) from error
+        self.load_seconds = time.perf_counter() - started
+        self.max_in_flight = 2 * int(arguments.get("max_num_seqs", 64))
+
+
+    async def generate(self, request: EngineRequest) -> EngineReply:
+        """Answer a request; cancelling the caller aborts it in the engine."""
+        if self._closed:
+            raise self._closed
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[EngineReply] = loop.create_future()
+        self._inbox.put(_Pending(request, loop, future))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._inbox.put(request.request_id)
+            raise
+
+    def close(self) -> None:
+        """End the thread and free the model's memory."""
+        self._inbox.put(None)
+        self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        try:
+            from vllm import EngineArgs
+            from vllm.renderers.params import ChatParams
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            engine = LLMEngine.from_engine_args(EngineArgs(**self._arguments), enable_multiprocessing=False)
+            params = ChatParams(
+                chat_template=self._chat.get("chat_template"),
+                chat_template_kwargs={
+                    "add_generation_prompt": True,
+                    "tokenize": False,
+                    **self._chat.get("chat_template_kwargs", {}),
+                },
+            )
+        except BaseException as error:
+            self._ready.put(error)
+            return
+        self._ready.put(None)
+        try:
+            while self._admit(engine, params):
+                for output in engine.step():
+                    if output.finished and (pending := self._running.pop(output.request_id, None)):
+                        pending.resolve(rendering.reply(output))
+        except Exception as error:  # the engine is beyond repair: tell everybody who waits
+            self._fail(EngineFailure("engine", f"{type(error).__name__}: {error}", retryable=True, fatal=True))
+        finally:
+            self._fail(EngineFailure("engine", "the engine was closed", retryable=True, fatal=True))
+            engine.engine_core.shutdown()
+
+    def _admit(self, engine: Any, params: Any) -> bool:
+        """Hand waiting requests to the engine; wait for one where it has nothing to do. False: close."""
+        while True:
+            try:
+                entry = self._inbox.get(block=not engine.has_unfinished_requests())
+            except queue.Empty:
+                return True
+            if entry is None:
+                return False
+            if isinstance(entry, str):
+                if self._running.pop(entry, None):
+                    engine.abort_request([entry])
+                continue
+            try:
+                _, (prompt,) = engine.renderer.render_chat([rendering.messages(entry.request)], params)
+                self._running[entry.request.request_id] = entry
+                engine.add_request(entry.request.request_id, prompt, rendering.sampling_params(entry.request))
+            except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+                self._running.pop(entry.request.request_id, None)
+                entry.resolve(rejection(error))
+
+    def _fail(self, failure: EngineFailure) -> None:
+        self._closed = self._closed or failure
+        waiting = list(self._running.values())
+        self._running.clear()
+        while True:
+            try:
+                entry = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(entry, _Pending):
+                waiting.append(entry)
+        for pending in waiting:
+            if not pending.loop.is_closed():
+                pending.resolve(failure)
+
+
+def rejection(error: Exception) -> EngineFailure:
+    """What vLLM's refusal of a request means: it would refuse it again."""
+    text = str(error)
+    too_long = "longer than" in text or "maximum model length" in text or "max_model_len" in text
+    return EngineFailure("too_long" if too_long else "prompt", f"{type(error).__name__}: {text}"[:1000], retryable=False)

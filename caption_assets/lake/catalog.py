@@ -1,0 +1,208 @@
+"""The catalog: DuckDB views over the lake, and a small manifest of perspectives. It holds no data of its own.
+
+Every table's glob also matches a zero-row file, so that no view fails on an empty lake. `captions_<perspective>` shows, per
+picture, the row of the current form, or the latest earlier one (`is_current` false) until the current one is there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from caption_assets.lake import layout, tables
+from caption_assets.lake.current import read_current
+from caption_assets.lake.store import Lake, table_bytes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the pipeline file asks of a perspective now."""
+
+    fingerprint: str
+    inputs: tuple[str, ...]
+    output: pa.DataType
+
+
+def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
+    """Put the zero-row files in place."""
+    empty = {
+        f"shards/{layout.EMPTY}": tables.PLAN,
+        f"media/{layout.EMPTY}": tables.MEDIA,
+        f"failures/stage=_/{layout.EMPTY}": tables.FAILURES,
+        "runs/_/empty.parquet": tables.RUNS,
+    }
+    for name, each in wanted.items():
+        folder = layout.fingerprint_folder(name, each.fingerprint)
+        empty[f"{folder}/dataset=_/shard=_/empty.parquet"] = tables.captions_schema(each.output)
+    for path, schema in empty.items():
+        if not lake.exists(path):
+            lake.write(path, table_bytes(schema.empty_table()))
+
+
+def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
+    """Build `catalog.duckdb` beside and put it in place, atomically."""
+    ensure_tables(lake, wanted)
+    with tempfile.TemporaryDirectory(prefix="caption-assets-") as folder:
+        built = Path(folder) / layout.CATALOG
+        with duckdb.connect(str(built)) as connection:
+            if not lake.local:
+                connection.register_filesystem(lake.fs)
+            create_views(connection, lake, wanted)
+        lake.write(layout.CATALOG, built.read_bytes())
+
+
+def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now."""
+    ensure_tables(lake, wanted)
+    connection = duckdb.connect()
+    if not lake.local:
+        connection.register_filesystem(lake.fs)
+    create_views(connection, lake, wanted)
+    return connection
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted]) -> None:
+    """Create the manifest and all views in an empty database."""
+    current = read_current(lake)
+    names = [name.removeprefix("perspective=") for name in lake.list("captions")]
+    forms = {name: _fingerprints(lake, name) for name in names}
+    _create_manifest(connection, wanted, current, forms)
+    connection.execute(f"CREATE VIEW media AS {_read(lake, 'media/*/*.parquet')}")
+    connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')}")
+    for name, fingerprints in forms.items():
+        _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
+    _create_union(connection, list(forms))
+    for statement in _SUMMARIES:
+        connection.execute(
+            statement.format(
+                failures=_read(lake, "failures/*/*/*.parquet"), plans=_read(lake, "shards/*/*.parquet")
+            )
+        )
+
+
+def _fingerprints(lake: Lake, name: str) -> list[str]:
+    return [entry.removeprefix("fingerprint=") for entry in lake.list(f"captions/perspective={name}")]
+
+
+def _read(lake: Lake, pattern: str) -> str:
+    location = lake.url(pattern).replace("'", "''")
+    return f"SELECT * FROM read_parquet('{location}', union_by_name = true, hive_partitioning = false)"
+
+
+def _create_manifest(
+    connection: duckdb.DuckDBPyConnection,
+    wanted: Mapping[str, Wanted],
+    current: Mapping[str, str],
+    forms: Mapping[str, list[str]],
+) -> None:
+    connection.execute(
+        "CREATE TABLE perspectives (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[])"
+    )
+    for name in sorted(set(wanted) | set(forms)):
+        asked = wanted.get(name)
+        connection.execute(
+            "INSERT INTO perspectives VALUES (?, ?, ?, ?)",
+            [name, asked.fingerprint if asked else None, current.get(name), list(asked.inputs) if asked else None],
+        )
+
+
+def _create_captions_view(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, name: str, fingerprints: list[str], shown: str
+) -> None:
+    """The typed view of one perspective: all forms, converted to the shown one's type, one row a picture."""
+    shown = shown if shown in fingerprints else fingerprints[0]
+    folder = layout.fingerprint_folder(name, shown)
+    location = lake.url(f"{folder}/*/*/*.parquet").replace("'", "''")
+    output = connection.execute(f"SELECT output FROM read_parquet('{location}') LIMIT 0").description[0][1]
+    selects = []
+    for each in [shown, *(other for other in fingerprints if other != shown)]:
+        select = _read(lake, f"{layout.fingerprint_folder(name, each)}/*/*/*.parquet")
+        if each != shown:
+            converted = f"TRY_CAST(CAST(to_json(output) AS JSON) AS {output}) AS output"
+            select = select.replace("SELECT *", f"SELECT * REPLACE ({converted})", 1)
+        selects.append(select)
+    fields = [field for field, _ in output.children] if output.id == "struct" else []
+    taken = {*tables.META_COLUMNS, "output", "is_current"}
+    flat = "".join(f', output."{field}" AS "{field}"' for field in fields if field.lower() not in taken)
+    connection.execute(
+        f"""CREATE VIEW "captions_{name}" AS
+        SELECT *, fingerprint = '{shown}' AS is_current{flat}
+        FROM ({" UNION ALL BY NAME ".join(selects)})
+        QUALIFY row_number() OVER (
+            PARTITION BY media_id ORDER BY fingerprint = '{shown}' DESC, created_at DESC, reused_from IS NULL DESC
+        ) = 1"""
+    )
+
+
+def _create_union(connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
+    columns = ", ".join(tables.META_COLUMNS)
+    selects = [
+        f'SELECT {columns}, is_current, CAST(to_json(output) AS JSON) AS output FROM "captions_{name}"'
+        for name in sorted(names)
+    ]
+    if not selects:
+        typed = ", ".join(f"NULL::VARCHAR AS {column}" for column in tables.META_COLUMNS)
+        selects = [f"SELECT {typed}, true AS is_current, NULL::JSON AS output WHERE false"]
+    connection.execute(f"CREATE VIEW captions AS {' UNION ALL '.join(selects)}")
+
+
+_SUMMARIES = (
+    # Only failures that still stand: of the present form, of pictures without a caption.
+    """CREATE VIEW failures AS
+    SELECT f.* FROM ({failures}) f
+    WHERE f.stage = 'media' OR EXISTS (
+        SELECT 1 FROM perspectives p
+        WHERE p.perspective = f.stage AND f.fingerprint = coalesce(p.fingerprint, p.current)
+    )""",
+    """CREATE VIEW shards AS
+    WITH planned AS (
+        SELECT dataset, shard, count(*) AS planned, min(planned_at) AS planned_at FROM ({plans}) GROUP BY ALL
+    ), stored AS (
+        SELECT shard, count(*) AS media, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL
+    ), failed AS (
+        SELECT shard, count(*) FILTER (stage = 'media') AS media_failures,
+               count(*) FILTER (stage <> 'media') AS caption_failures
+        FROM failures GROUP BY ALL
+    ), captioned AS (
+        SELECT shard, count(*) FILTER (is_current) AS captions FROM captions GROUP BY ALL
+    )
+    SELECT dataset, shard, planned, coalesce(media, 0) AS media, coalesce(pictures, 0) AS pictures,
+           coalesce(media_failures, 0) AS media_failures, coalesce(captions, 0) AS captions,
+           coalesce(caption_failures, 0) AS caption_failures, planned_at
+    FROM planned LEFT JOIN stored USING (shard) LEFT JOIN failed USING (shard) LEFT JOIN captioned USING (shard)
+    ORDER BY dataset, shard""",
+    """CREATE VIEW contributors AS
+    SELECT contributor, perspective, model, count(*) AS captions, sum(completion_tokens) AS completion_tokens,
+           min(created_at) AS first_at, max(created_at) AS last_at
+    FROM captions WHERE reused_from IS NULL GROUP BY ALL ORDER BY captions DESC""",
+    """CREATE VIEW stale AS
+    WITH wanted AS (SELECT perspective, fingerprint, inputs FROM perspectives WHERE fingerprint IS NOT NULL),
+    pictures AS (SELECT DISTINCT media_id, dataset, shard FROM media),
+    reads AS (
+        SELECT w.perspective, c.media_id,
+               sha256(string_agg(c.perspective || '=' || c.output_digest, ',' ORDER BY c.perspective)) AS digest,
+               count(*) = any_value(len(w.inputs)) AS has_all
+        FROM wanted w JOIN captions c ON list_contains(w.inputs, c.perspective)
+        GROUP BY ALL
+    ), failed AS (SELECT DISTINCT stage, shard, media_id, fingerprint FROM failures)
+    SELECT w.perspective, p.dataset, p.shard, p.media_id,
+           CASE WHEN f.media_id IS NOT NULL THEN 'failed'
+                WHEN c.media_id IS NULL THEN 'missing'
+                WHEN c.fingerprint <> w.fingerprint THEN 'stale'
+                ELSE 'inputs_changed' END AS reason,
+           c.fingerprint AS fingerprint, w.fingerprint AS wanted
+    FROM wanted w CROSS JOIN pictures p
+    LEFT JOIN captions c ON c.perspective = w.perspective AND c.media_id = p.media_id
+    LEFT JOIN reads r ON r.perspective = w.perspective AND r.media_id = p.media_id
+    LEFT JOIN failed f ON f.stage = w.perspective AND f.shard = p.shard AND f.media_id = p.media_id
+        AND f.fingerprint = w.fingerprint
+    WHERE f.media_id IS NOT NULL OR c.media_id IS NULL OR c.fingerprint <> w.fingerprint
+       OR (r.has_all AND c.input_digest IS NOT NULL AND c.input_digest <> r.digest)""",
+)
+
+

@@ -1,0 +1,79 @@
+"""Where everything is in the lake: the one place that knows its file names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+EMPTY = "dataset=_/empty.parquet"
+CATALOG = "catalog.duckdb"
+CURRENT = "current.json"
+
+_SHARD = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9._-]*)-(?P<number>\d{6,})")
+
+
+@dataclass(frozen=True, order=True)
+class Shard:
+    """A shard's key, taken apart: `<dataset>-<number>`."""
+
+    dataset: str
+    number: int
+
+    @property
+    def key(self) -> str:
+        """The partition key."""
+        return f"{self.dataset}-{self.number:06d}"
+
+    @classmethod
+    def parse(cls, key: str) -> Shard:
+        """Read a partition key. Raises ValueError when it is not a shard's."""
+        match = _SHARD.fullmatch(key)
+        if not match or ".." in key:
+            raise ValueError(f"{key!r} is not a shard: expected <dataset>-<six digits>")
+        return cls(match["dataset"], int(match["number"]))
+
+
+def plan_folder(dataset: str) -> str:
+    """Folder of a dataset's plan files."""
+    return f"shards/dataset={dataset}"
+
+
+def plan_file(shard: Shard) -> str:
+    """A shard's planned items."""
+    return f"{plan_folder(shard.dataset)}/{shard.key}.parquet"
+
+
+def media_index(shard: Shard) -> str:
+    """A shard's media rows."""
+    return f"media/dataset={shard.dataset}/{shard.key}.parquet"
+
+
+def segment(shard: Shard, generation: int = 0) -> str:
+    """A shard's TAR of normalised pictures; a repair writes the next generation."""
+    suffix = f".{generation}" if generation else ""
+    return f"media/dataset={shard.dataset}/{shard.key}{suffix}.tar"
+
+
+def fingerprint_folder(perspective: str, fingerprint: str) -> str:
+    """Folder of all rows that one form of a perspective produced."""
+    return f"captions/perspective={perspective}/fingerprint={fingerprint}"
+
+
+def captions_folder(perspective: str, fingerprint: str, shard: Shard) -> str:
+    """Folder of a shard's rows."""
+    return f"{fingerprint_folder(perspective, fingerprint)}/dataset={shard.dataset}/shard={shard.key}"
+
+
+def failures_file(stage: str, shard: Shard) -> str:
+    """A shard's failures of one stage: `media` or a perspective's name."""
+    return f"failures/stage={stage}/dataset={shard.dataset}/{shard.key}.parquet"
+
+
+def run_file(day: str, run_id: str, step: str) -> str:
+    """What one step of one run did. `day` is YYYY-MM-DD."""
+    return f"runs/{day}/{run_id}-{step}.parquet"
+
+
+def export_folder(format_name: str, dataset: str) -> str:
+    """Where an export of a dataset goes."""
+    return f"exports/{format_name}/{dataset}"

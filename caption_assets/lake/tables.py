@@ -1,0 +1,141 @@
+"""The columns of every table of the lake."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+PLAN = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("size", pa.int64()),
+        ("modified", TIMESTAMP),
+        ("source", pa.string()),  # JSON object: the columns that came with the item
+        ("planned_at", TIMESTAMP),
+    ]
+)
+
+MEDIA = pa.schema(
+    [
+        ("media_id", pa.string()),  # SHA-256 (hex) of the original bytes
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("segment", pa.string()),  # file name beside the index
+        ("member", pa.string()),
+        ("offset", pa.int64()),  # of the picture's bytes in the segment
+        ("length", pa.int64()),
+        ("bytes_sha256", pa.string()),  # of what is stored
+        ("width", pa.int32()),  # pixels, as stored
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),  # pixels, upright
+        ("original_height", pa.int32()),
+        ("original_bytes", pa.int64()),
+        ("format", pa.string()),  # of the original
+        ("phash", pa.string()),  # 64-bit perceptual hash, hex
+        ("normalisation", pa.string()),
+        ("exif", pa.string()),  # JSON object
+        ("source", pa.string()),
+        ("run_id", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
+CAPTION_HEAD = [
+    ("media_id", pa.string()),
+    ("dataset", pa.string()),
+    ("shard", pa.string()),
+    ("perspective", pa.string()),
+    ("fingerprint", pa.string()),
+    ("input_digest", pa.string()),  # over the outputs it read; null where it read none
+    ("output_digest", pa.string()),  # SHA-256 (hex) of the output's canonical JSON
+    ("model", pa.string()),
+    ("revision", pa.string()),
+]
+CAPTION_TAIL = [
+    ("finish_reason", pa.string()),
+    ("prompt_tokens", pa.int32()),
+    ("cached_tokens", pa.int32()),
+    ("completion_tokens", pa.int32()),
+    ("attempts", pa.int32()),
+    ("seconds", pa.float64()),
+    ("contributor", pa.string()),
+    ("run_id", pa.string()),
+    ("created_at", TIMESTAMP),
+    ("reused_from", pa.string()),  # the shard a row was copied from
+]
+META_COLUMNS = [name for name, _ in CAPTION_HEAD + CAPTION_TAIL]
+
+FAILURES = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("media_id", pa.string()),  # null for stage media
+        ("uri", pa.string()),  # null for a perspective
+        ("etag", pa.string()),
+        ("fingerprint", pa.string()),  # null for stage media
+        ("kind", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int32()),
+        ("retryable", pa.bool_()),
+        ("run_id", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
+RUNS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("step", pa.string()),  # media, captions
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("perspective", pa.string()),  # null for media
+        ("fingerprint", pa.string()),
+        ("model", pa.string()),
+        ("done", pa.int64()),
+        ("failed", pa.int64()),
+        ("reused", pa.int64()),
+        ("already_there", pa.int64()),
+        ("prompt_tokens", pa.int64()),
+        ("cached_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("seconds", pa.float64()),
+        ("contributor", pa.string()),
+        ("started_at", TIMESTAMP),
+        ("ended_at", TIMESTAMP),
+    ]
+)
+
+MediaFailureKind = Literal[
+    "gone", "unreadable", "not_an_image", "unsupported", "truncated", "too_large", "forbidden", "timeout"
+]
+CaptionFailureKind = Literal[
+    "input_missing", "media_missing", "engine", "truncated", "empty", "not_json", "schema", "repetition", "prompt", "too_long"
+]
+RETRYABLE: frozenset[str] = frozenset(
+    {"gone", "forbidden", "timeout", "unreadable", "input_missing", "media_missing", "engine"}
+)
+
+
+def captions_schema(output: pa.DataType) -> pa.Schema:
+    """Columns of a perspective's caption table; `output` is its STRUCT."""
+    return pa.schema([*CAPTION_HEAD, ("output", output), *CAPTION_TAIL])
+
+
+def now() -> datetime:
+    """The present, as the tables store it."""
+    return datetime.now(UTC)
+
+
+def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of a schema; absent columns are null."""
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,0 +1,1 @@
+"""From original bytes to normalised pictures: decode with limits, normalise, pack into segments."""

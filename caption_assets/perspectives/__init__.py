@@ -1,0 +1,67 @@
+"""Perspectives: ways to look at a picture, each a prompt, an output schema, declared inputs and sampling.
+
+A library of perspective files is loaded by `load_library`, checked by `lint`, and brought into the order in which the
+enabled ones can run by `resolve`. `render_prompt` says what a model is asked, `json_schema` what it may answer,
+`validate_output` whether an answer is a caption, `arrow_type` how it is stored, and `fingerprint` when it is stale.
+"""
+
+from caption_assets.perspectives.findings import Finding, Level, LibraryError, SelectionError
+from caption_assets.perspectives.fingerprint import combine_parts, explain, fingerprint, fingerprint_parts
+from caption_assets.perspectives.library import Library, load_library
+from caption_assets.perspectives.lint import lint, lint_perspective
+from caption_assets.perspectives.model import Perspective, Sampling, SchemaField, TableColumn
+from caption_assets.perspectives.new import new_perspective_text, write_new_perspective
+from caption_assets.perspectives.prompt import (
+    PromptError,
+    describe_schema,
+    render_context,
+    render_prompt,
+    source_columns,
+)
+from caption_assets.perspectives.repetition import find_repetition
+from caption_assets.perspectives.resolve import ResolvedPerspective, resolve
+from caption_assets.perspectives.schema import (
+    InvalidOutput,
+    InvalidOutputKind,
+    arrow_type,
+    from_arrow_value,
+    json_schema,
+    to_arrow_value,
+    validate_output,
+)
+
+__all__ = [
+    "Finding",
+    "InvalidOutput",
+    "InvalidOutputKind",
+    "Level",
+    "Library",
+    "LibraryError",
+    "Perspective",
+    "PromptError",
+    "ResolvedPerspective",
+    "Sampling",
+    "SchemaField",
+    "SelectionError",
+    "TableColumn",
+    "arrow_type",
+    "combine_parts",
+    "describe_schema",
+    "explain",
+    "find_repetition",
+    "fingerprint",
+    "fingerprint_parts",
+    "from_arrow_value",
+    "json_schema",
+    "lint",
+    "lint_perspective",
+    "load_library",
+    "new_perspective_text",
+    "render_context",
+    "render_prompt",
+    "resolve",
+    "source_columns",
+    "to_arrow_value",
+    "validate_output",
+    "write_new_perspective",
+]

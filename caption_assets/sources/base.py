@@ -1,0 +1,39 @@
+"""What a kind of dataset offers: a scan that lists items, and a fetch that reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from caption_assets.lake.tables import MediaFailureKind
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to caption, as its source names it. Its identity in a dataset is (uri, etag)."""
+
+    uri: str
+    etag: str
+    size: int
+    modified: datetime | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+class FetchError(Exception):
+    """An item's bytes could not be had; `kind` is a media failure kind."""
+
+    def __init__(self, kind: MediaFailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: MediaFailureKind = kind
+
+
+class Source(Protocol):
+    """A dataset that can be listed and read."""
+
+    def scan(self) -> Iterator[Item]:
+        """All items that are there now, in a stable order."""
+
+    def fetch(self, uri: str, etag: str) -> bytes:
+        """The bytes of a planned item. Raises FetchError."""

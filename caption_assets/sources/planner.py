@@ -1,0 +1,115 @@
+"""The planner: cuts what is new in a dataset into shards, append-only.
+
+New items are the scan minus all planned (uri, etag). A shard is claimed by creating its plan file where none is; a planner
+that finds its number taken reads what the other one planned and starts over. So two planners at once neither lose nor double
+an item, and planning again with nothing new does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+
+from caption_assets.config import Dataset, PipelineConfig
+from caption_assets.lake import layout, tables
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.sources.base import Item, Source
+from caption_assets.sources.folder import FolderSource
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What planning a dataset did: its shards by then, those made now, and the number of new items."""
+
+    shards: list[Shard]
+    new_shards: list[Shard]
+    new_items: int
+
+
+def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> Source:
+    """The source of a dataset; `settle` leaves out files that may still be being written."""
+    dataset: Dataset = config.datasets[name]
+    return FolderSource(
+        config.dataset_path(name),
+        recursive=dataset.recursive,
+        settle_seconds=dataset.settle_seconds if settle else 0.0,
+    )
+
+
+def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
+    """The shards of a dataset, in the order they were planned."""
+    names = lake.list(layout.plan_folder(dataset))
+    return sorted(Shard.parse(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet"))
+
+
+def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> Planned:
+    """Plan everything that is new in a dataset.
+
+    Raises:
+        FileNotFoundError: the source itself is gone.
+    """
+    new_shards: list[Shard] = []
+    new_items = 0
+    while True:
+        known, shards = _planned_identities(lake, dataset)
+        number = shards[-1].number + 1 if shards else 0
+        fresh = (item for item in source.scan() if (item.uri, item.etag) not in known)
+        lost = False
+        for chunk in _chunks(fresh, shard_size):
+            shard = Shard(dataset, number)
+            if not lake.create(layout.plan_file(shard), table_bytes(_plan_table(shard, chunk))):
+                lost = True  # another planner took this number: its items are now known
+                break
+            new_shards.append(shard)
+            new_items += len(chunk)
+            number += 1
+        if not lost:
+            return Planned(planned_shards(lake, dataset), new_shards, new_items)
+
+
+def read_plan(lake: Lake, shard: Shard) -> list[Item]:
+    """The items of a shard. Raises FileNotFoundError when it was never planned."""
+    return [
+        Item(row["uri"], row["etag"], row["size"], row["modified"], json.loads(row["source"]))
+        for row in lake.read_table(layout.plan_file(shard)).to_pylist()
+    ]
+
+
+def _planned_identities(lake: Lake, dataset: str) -> tuple[set[tuple[str, str]], list[Shard]]:
+    shards = planned_shards(lake, dataset)
+    known: set[tuple[str, str]] = set()
+    for shard in shards:
+        table = lake.read_table(layout.plan_file(shard), ["uri", "etag"])
+        known.update(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+    return known, shards
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _plan_table(shard: Shard, items: list[Item]) -> pa.Table:
+    planned_at = tables.now()
+    return tables.table(
+        [
+            {
+                "dataset": shard.dataset,
+                "shard": shard.key,
+                "uri": item.uri,
+                "etag": item.etag,
+                "size": item.size,
+                "modified": item.modified,
+                "source": json.dumps(item.source, ensure_ascii=False, sort_keys=True),
+                "planned_at": planned_at,
+            }
+            for item in items
+        ],
+        tables.PLAN,
+    )
