@@ -1,7 +1,7 @@
 """Perspectives: ways to look at a picture, each a prompt, an output schema, declared inputs and sampling.
 
 A library of perspective files is loaded by `load_library`, checked by `lint`, and brought into the order in which the
-enabled ones can run by `resolve`. `render_prompt` says what a model is asked, `json_schema` what it may answer,
+enabled ones can run by `resolve`. `render_prompt` says what a model is asked, `guided_schema` what it may write,
 `validate_output` whether an answer is a caption, `arrow_type` how it is stored, and `fingerprint` when it is stale.
 """
 
@@ -25,6 +25,7 @@ from caption_assets.perspectives.schema import (
     InvalidOutputKind,
     arrow_type,
     from_arrow_value,
+    guided_schema,
     json_schema,
     to_arrow_value,
     validate_output,
@@ -52,6 +53,7 @@ __all__ = [
     "fingerprint",
     "fingerprint_parts",
     "from_arrow_value",
+    "guided_schema",
     "json_schema",
     "lint",
     "lint_perspective",

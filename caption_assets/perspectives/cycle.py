@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 
 
 def find_cycle(inputs: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the names along one cycle, each reading the next, the first repeated at the end; empty if there is none."""
+    """Return the names along one cycle, each reading the next, the first again at the end; empty if there is none."""
     graph = {name: sorted(inputs[name]) for name in sorted(inputs)}
     try:
         TopologicalSorter(graph).prepare()

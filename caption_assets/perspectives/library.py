@@ -50,8 +50,8 @@ def load_library(entries: Sequence[str | Path], base_dir: Path) -> Library:
     findings: list[Finding] = []
     for folder in dict.fromkeys(_folder(entry, base_dir) for entry in entries):
         loaded = _load_folder(folder, findings)
-        for name in sorted(loaded.keys() & perspectives.keys()):
-            notes.append(f"{name}: {loaded[name][1]} overrides {files[name]}")
+        again = sorted(loaded.keys() & perspectives.keys())
+        notes += [f"{name}: {loaded[name][1]} overrides {files[name]}" for name in again]
         for name, (perspective, path) in loaded.items():
             perspectives[name], files[name] = perspective, path
     errors = [finding for finding in findings if finding.level == "error"]

@@ -144,7 +144,7 @@ class Perspective(_FileModel):
         return data
 
     def __hash__(self) -> int:
-        # Cheap on purpose: compiled schemas and templates are cached per perspective, and equality tells the rest apart.
+        # Cheap on purpose, for compiled schemas are cached by perspective; equality tells the rest apart.
         return hash((self.name, self.version, self.prompt))
 
     def walk_fields(self) -> Iterator[tuple[str, SchemaField]]:

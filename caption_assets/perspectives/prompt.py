@@ -155,7 +155,7 @@ _NOUNS = {
 
 
 def describe_schema(perspective: Perspective) -> str:
-    """Describe the expected JSON in a few lines: each field's name, type, bounds and description, nested ones indented."""
+    """Describe the expected JSON in a few lines: each field's name, type, bounds and description, indented."""
     lines = ["Answer with one JSON object and nothing else. Its fields, in this order:"]
     for field in perspective.schema_fields:
         _describe(field, 0, lines.append)

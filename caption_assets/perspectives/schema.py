@@ -42,11 +42,32 @@ class InvalidOutput(Exception):
 def json_schema(perspective: Perspective) -> dict[str, Any]:
     """Build the JSON Schema (draft 2020-12) of a perspective's output; a new dict at each call.
 
-    Only keywords that grammar compilers such as xgrammar enforce are used, so that guided decoding and validation agree.
-    Properties stand in the order of the fields, which is the order a model writes them in. Descriptions are left out:
-    they belong to the prompt.
+    This is the schema an output is validated against; an engine is given `guided_schema`. Properties stand in the order
+    of the fields, which is the order a model writes them in. Descriptions are left out: they belong to the prompt.
     """
     return _object_schema(perspective.schema_fields)
+
+
+def guided_schema(perspective: Perspective) -> dict[str, Any]:
+    """Build the JSON Schema that guides decoding: `json_schema` without the lengths of texts.
+
+    Structure, enums, numeric bounds and list lengths are enforced while a model writes. Lengths of texts are not:
+    xgrammar (up to 0.2.8 at least, mlc-ai/xgrammar#800) allows no escape in a text with a length, so that a model about
+    to quote something can only end the text there, and the caption is cut off yet valid. A maximum would cut in
+    mid-sentence, too. Both lengths are checked afterwards, by `validate_output`.
+    """
+    return _without_text_lengths(json_schema(perspective))
+
+
+def _without_text_lengths(schema: Mapping[str, Any]) -> dict[str, Any]:
+    if schema.get("type") == "string":
+        return {key: value for key, value in schema.items() if key not in ("minLength", "maxLength")}
+    changed = dict(schema)
+    if "items" in schema:
+        changed["items"] = _without_text_lengths(schema["items"])
+    if "properties" in schema:
+        changed["properties"] = {name: _without_text_lengths(item) for name, item in schema["properties"].items()}
+    return changed
 
 
 def field_schema(field: SchemaField) -> dict[str, Any]:
@@ -106,12 +127,12 @@ def arrow_type(perspective: Perspective) -> pa.StructType:
 
 
 def to_arrow_value(perspective: Perspective, output: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a validated output to a value of `arrow_type`: absent optional fields are None, free-form objects JSON."""
+    """Convert a validated output to a value of `arrow_type`: absent fields are None, free-form objects JSON."""
     return _object_to_arrow(perspective.schema_fields, output)
 
 
 def from_arrow_value(perspective: Perspective, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `to_arrow_value`: a stored output as it was validated, so that a prompt that reads it says the same again."""
+    """Undo `to_arrow_value`: the output as it was validated, so that a prompt that reads it says the same again."""
     return _object_from_arrow(perspective.schema_fields, value)
 
 

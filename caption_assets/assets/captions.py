@@ -1,0 +1,173 @@
+"""`captions/<perspective>`: one op for all perspectives that one engine answers.
+
+Materializations and checks are logged per shard as each is sealed, so that a range run shows the truth of every shard at
+once, and a killed run has told what it finished.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from caption_assets.assets.common import BACKFILL, refresh, shards_of
+from caption_assets.assets.media import COMPLETE, MEDIA
+from caption_assets.assets.preview import caption_preview
+from caption_assets.captioning.binding import BoundPerspective, bind_perspectives, engine_groups
+from caption_assets.captioning.report import LookReport, ShardReport
+from caption_assets.captioning.run import CaptionRun
+from caption_assets.captioning.scheduler import BreakerTripped
+from caption_assets.captioning.work import MediaMissing
+from caption_assets.config import PipelineConfig
+from caption_assets.engine.protocol import EngineFailure
+from caption_assets.lake import layout, tables
+from caption_assets.lake.current import promote
+from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.partitions import shards_partitions, within_shard
+from caption_assets.resources import PipelineResource, VllmResource
+
+GPU_POOL = "gpu"
+GPU_OP_TAGS = {"caption_assets/device": "gpu"}
+
+
+class CaptionConfig(dg.Config):
+    """Launchpad options."""
+
+    force: bool = False
+    """Caption again what has a caption, and try again what failed for good."""
+
+
+def caption_key(perspective: str) -> dg.AssetKey:
+    """The asset of a perspective."""
+    return dg.AssetKey(["captions", perspective])
+
+
+def build_caption_assets(config: PipelineConfig) -> list[dg.AssetsDefinition]:
+    """One multi-asset for each load of an engine that the enabled perspectives need."""
+    groups = engine_groups(bind_perspectives(config))
+    names = ["captions"] if len(groups) == 1 else [f"captions_{each[0].engine}_{each[0].stage}" for each in groups]
+    return [_build_group(name, group) for name, group in zip(names, groups, strict=True)]
+
+
+def _spec(bound: BoundPerspective) -> dg.AssetSpec:
+    upstream = [dg.AssetDep(caption_key(name), partition_mapping=within_shard) for name in bound.inputs]
+    perspective = bound.perspective
+    return dg.AssetSpec(
+        caption_key(bound.name),
+        deps=[dg.AssetDep(MEDIA, partition_mapping=within_shard), *upstream],
+        code_version=bound.fingerprint,
+        skippable=True,
+        group_name="captions",
+        kinds={"vllm", "parquet"},
+        description=perspective.description or perspective.display_name,
+        metadata={
+            "prompt": dg.MetadataValue.md(f"```\n{perspective.prompt}\n```"),
+            "engine": bound.engine,
+            "model": bound.model,
+            "revision": bound.revision,
+            "inputs": list(bound.inputs),
+        },
+    )
+
+
+def _build_group(name: str, group: Sequence[BoundPerspective]) -> dg.AssetsDefinition:
+    check = "Pictures = captions + failures; a WARN says that some failed."
+
+    @dg.multi_asset(
+        name=name,
+        specs=[_spec(each) for each in group],
+        check_specs=[dg.AssetCheckSpec(COMPLETE, asset=caption_key(each.name), description=check) for each in group],
+        can_subset=True,
+        partitions_def=shards_partitions,
+        backfill_policy=BACKFILL,
+        pool=GPU_POOL,
+        op_tags=GPU_OP_TAGS,
+    )
+    def captions(
+        context: dg.AssetExecutionContext, pipeline: PipelineResource, vllm: VllmResource, config: CaptionConfig
+    ) -> Iterator[dg.AssetMaterialization]:
+        settings, lake = pipeline.config(), pipeline.lake()
+        bound = bind_perspectives(settings)
+        selected = [bound[each.name] for each in group if caption_key(each.name) in context.selected_asset_keys]
+        lake.remove_strays()
+        promote(lake, {each.name: each.fingerprint for each in selected})
+        shards = shards_of(context)
+        run = vllm.caption(
+            settings, lake, selected, bound, shards, context.run_id, force=config.force, tell=context.log.info
+        )
+        yield from _drive(context, settings, lake, run)
+
+    return captions
+
+
+def _drive(
+    context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, run: CaptionRun
+) -> Iterator[dg.AssetMaterialization]:
+    """Turn a run's reports into events; the catalog is fresh when this ends, however it ends."""
+    try:
+        for report in run:
+            _write_runs(context, settings, lake, report)
+            for look in report.looks.values():
+                yield _materialization(lake, look)
+                _log_check(context, look)
+    except (BreakerTripped, MediaMissing) as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    except EngineFailure as error:
+        raise dg.Failure(str(error), allow_retries=error.retryable) from None
+    finally:
+        refresh(settings, lake)
+
+
+def _materialization(lake: Lake, look: LookReport) -> dg.AssetMaterialization:
+    made = look.done + look.reused
+    seconds = max(look.seconds, 1e-9)
+    kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(look.failure_kinds.items()))
+    return dg.AssetMaterialization(
+        caption_key(look.bound.name),
+        partition=look.shard.key,
+        metadata={
+            "pictures": look.total,
+            "new": look.done,
+            "reused": look.reused,
+            "already there": look.there,
+            "failed": look.failed,
+            "failure kinds": kinds or "none",
+            "pictures per second": round(made / seconds, 1),
+            "tokens per second": round(look.completion_tokens / seconds, 1),
+            "prompt tokens": look.prompt_tokens,
+            "prompt tokens from cache": look.cached_tokens,
+            "completion tokens": look.completion_tokens,
+            "seconds": round(look.seconds, 2),
+            "fingerprint": look.bound.fingerprint,
+            "preview": dg.MetadataValue.md(caption_preview(lake, look.shard, look.bound)),
+        },
+        tags={
+            "dagster/code_version": look.bound.fingerprint,
+            "dagster/data_version": f"{look.bound.fingerprint}-{look.total - look.failed}",
+            "dagster/data_version_is_user_provided": "true",
+        },
+    )
+
+
+def _log_check(context: dg.AssetExecutionContext, look: LookReport) -> None:
+    key = caption_key(look.bound.name)
+    if dg.AssetCheckKey(key, COMPLETE) not in context.selected_asset_check_keys:
+        return
+    context.log_event(
+        dg.AssetCheckEvaluation(
+            asset_key=key,
+            check_name=COMPLETE,
+            passed=look.complete and not look.failed,
+            severity=dg.AssetCheckSeverity.WARN if look.complete else dg.AssetCheckSeverity.ERROR,
+            metadata={"pictures": look.total, "captions": look.total - look.failed, "failed": look.failed},
+            partition=look.shard.key,
+        )
+    )
+
+
+def _write_runs(context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, report: ShardReport) -> None:
+    looks = [look for look in report.looks.values() if look.done or look.reused or look.failed]
+    if not looks:
+        return
+    contributor = settings.captions.contributor
+    table = tables.table([look.run_row(context.run_id, contributor) for look in looks], tables.RUNS)
+    path = layout.run_file(looks[0].started_at.strftime("%Y-%m-%d"), context.run_id, f"captions-{report.shard.key}")
+    lake.write(path, table_bytes(table))

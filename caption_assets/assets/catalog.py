@@ -1,0 +1,30 @@
+"""`catalog`: DuckDB views over the lake. Every run refreshes it at its end; this asset does so on demand."""
+
+import dagster as dg
+
+from caption_assets.assets.captions import caption_key
+from caption_assets.assets.common import refresh
+from caption_assets.captioning.binding import bind_perspectives
+from caption_assets.config import PipelineConfig
+from caption_assets.lake import layout
+from caption_assets.resources import PipelineResource
+
+
+def build_catalog_asset(config: PipelineConfig) -> dg.AssetsDefinition:
+    """The asset, below all captions."""
+
+    @dg.asset(
+        deps=[
+            dg.AssetDep(caption_key(name), partition_mapping=dg.AllPartitionMapping())
+            for name in bind_perspectives(config)
+        ],
+        group_name="exports",
+        kinds={"duckdb"},
+        description="catalog.duckdb: views over media, captions, failures, runs and what is stale.",
+    )
+    def catalog(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
+        lake = pipeline.lake()
+        refresh(pipeline.config(), lake)
+        context.add_asset_metadata({"location": lake.url(layout.CATALOG)})
+
+    return catalog

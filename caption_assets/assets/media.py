@@ -1,0 +1,159 @@
+"""`media`: fetches, decodes and normalises a shard's pictures into a segment and its index."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+
+from caption_assets.assets.common import BACKFILL, refresh, shards_of
+from caption_assets.assets.datasets import DATASETS
+from caption_assets.assets.preview import media_preview
+from caption_assets.config import ConfigError, PipelineConfig
+from caption_assets.lake import layout, tables
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.media.shard import MediaReport, build_media
+from caption_assets.partitions import between_datasets_and_shards, shards_partitions
+from caption_assets.resources import PipelineResource
+from caption_assets.sources.planner import open_source
+
+MEDIA = dg.AssetKey("media")
+COMPLETE = "complete"
+_PROGRESS_SECONDS = 10.0
+
+
+class MediaConfig(dg.Config):
+    """Launchpad options."""
+
+    force: bool = False
+    """Make every picture again."""
+
+
+def build_media_asset() -> dg.AssetsDefinition:
+    """The asset; what it does is read from the pipeline file when it runs."""
+
+    spec = dg.AssetSpec(
+        MEDIA,
+        deps=[dg.AssetDep(DATASETS, partition_mapping=between_datasets_and_shards)],
+        group_name="ingest",
+        kinds={"parquet"},
+        description="Normalised pictures: a WebDataset segment and its index for each shard.",
+    )
+
+    @dg.multi_asset(
+        name="media",
+        specs=[spec],
+        check_specs=[dg.AssetCheckSpec(COMPLETE, asset=MEDIA, description="Planned items = media rows + failures.")],
+        can_subset=True,  # the check is logged shard by shard, not yielded
+        partitions_def=shards_partitions,
+        backfill_policy=BACKFILL,
+    )
+    def media(
+        context: dg.AssetExecutionContext, pipeline: PipelineResource, config: MediaConfig
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        settings, lake = pipeline.config(), pipeline.lake()
+        lake.remove_strays()
+        failed: list[str] = []
+        for shard in shards_of(context):
+            try:
+                _materialize(context, settings, lake, shard, config.force)
+            except (FileNotFoundError, ConfigError) as error:
+                context.log.error(f"{shard.key}: {error}")
+                failed.append(shard.key)
+        refresh(settings, lake)
+        if failed:
+            raise dg.Failure(f"no media for {', '.join(failed)}: never planned, or no such dataset", allow_retries=False)
+        yield dg.MaterializeResult(asset_key=MEDIA)
+
+    return media
+
+
+def _materialize(
+    context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, shard: Shard, force: bool
+) -> None:
+    if shard.dataset not in settings.datasets:
+        raise ConfigError(f"{settings.file}: datasets: there is no dataset {shard.dataset!r} (of shard {shard.key})")
+    started, started_at = time.monotonic(), tables.now()
+    report = build_media(
+        lake,
+        shard,
+        open_source(settings, shard.dataset),
+        settings.media,
+        context.run_id,
+        force=force,
+        progress=_progress(context, shard),
+    )
+    seconds = time.monotonic() - started
+    kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(report.failure_kinds.items()))
+    context.log.info(f"{shard.key}: {report.new} new pictures of {report.planned} planned, {report.failed} failed {kinds}")
+    context.add_asset_metadata(
+        {
+            "planned": report.planned,
+            "pictures": report.rows,
+            "new": report.new,
+            "failed": report.failed,
+            "failure kinds": kinds or "none",
+            "pictures per second": round(report.new / seconds, 1) if report.new else 0.0,
+            "stored bytes": report.stored_bytes,
+            "seconds": round(seconds, 2),
+            "preview": dg.MetadataValue.md(media_preview(lake, shard)),
+        },
+        asset_key=MEDIA,
+        partition_key=shard.key,
+    )
+    _log_check(context, report)
+    if report.new:
+        _write_run(context, lake, settings, report, started_at)
+
+
+def _progress(context: dg.AssetExecutionContext, shard: Shard) -> Callable[[int, int], None]:
+    """A callback that writes a line to the run's log every few seconds."""
+    started = told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _PROGRESS_SECONDS:
+            told = now
+            rate = done / (now - started)
+            context.log.info(f"{shard.key}: {done}/{total} pictures, {rate:.0f}/s, {(total - done) / rate:.0f} s to go")
+
+    return progress
+
+
+def _log_check(context: dg.AssetExecutionContext, report: MediaReport) -> None:
+    if dg.AssetCheckKey(MEDIA, COMPLETE) not in context.selected_asset_check_keys:
+        return
+    lost = report.planned - report.rows - report.failed
+    context.log_event(
+        dg.AssetCheckEvaluation(
+            asset_key=MEDIA,
+            check_name=COMPLETE,
+            passed=not lost and not report.failed,
+            severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
+            metadata={"planned": report.planned, "pictures": report.rows, "failed": report.failed, "lost": lost},
+            partition=report.shard.key,
+        )
+    )
+
+
+def _write_run(
+    context: dg.AssetExecutionContext, lake: Lake, settings: PipelineConfig, report: MediaReport, started_at: Any
+) -> None:
+    ended_at = tables.now()
+    row = {
+        "run_id": context.run_id,
+        "step": "media",
+        "dataset": report.shard.dataset,
+        "shard": report.shard.key,
+        "done": report.new,
+        "failed": report.failed,
+        "already_there": report.rows - report.new,
+        "seconds": (ended_at - started_at).total_seconds(),
+        "contributor": settings.captions.contributor,
+        "started_at": started_at,
+        "ended_at": ended_at,
+    }
+    path = layout.run_file(started_at.strftime("%Y-%m-%d"), context.run_id, f"media-{report.shard.key}")
+    lake.write(path, table_bytes(tables.table([row], tables.RUNS)))

@@ -1,0 +1,71 @@
+"""The one place where everything meets: `defs` is what Dagster loads."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from caption_assets.assets.captions import build_caption_assets
+from caption_assets.assets.catalog import build_catalog_asset
+from caption_assets.assets.datasets import build_datasets_asset
+from caption_assets.assets.exports import build_export_assets
+from caption_assets.assets.media import build_media_asset
+from caption_assets.config import ConfigError, PipelineConfig, load_config
+from caption_assets.jobs import build_jobs
+from caption_assets.resources import PipelineResource, VllmResource
+from caption_assets.sensors.arrivals import build_arrival_sensors
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies, shown once per asset at every load
+
+EXECUTOR_VARIABLE = "CAPTION_ASSETS_EXECUTOR"
+
+
+def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Definitions for a pipeline file.
+
+    Args:
+        config: default: what `load_config()` finds.
+        resources: replaces `pipeline` or `vllm`.
+
+    Raises:
+        ConfigError: the pipeline file, or a perspective it enables, cannot be used.
+    """
+    settings = config or load_config()
+    return dg.Definitions(
+        assets=[
+            build_datasets_asset(settings),
+            build_media_asset(),
+            *build_caption_assets(settings),
+            *build_export_assets(settings),
+            build_catalog_asset(settings),
+        ],
+        jobs=build_jobs(settings),
+        sensors=build_arrival_sensors(settings),
+        executor=_executor(),
+        resources={
+            "pipeline": PipelineResource(config_file=str(settings.file)),
+            "vllm": VllmResource(),
+            **(resources or {}),
+        },
+    )
+
+
+def _executor() -> dg.ExecutorDefinition:
+    """`in_process` (default: no second import, one process to kill), `multiprocess`, or `k8s`: a pod a step."""
+    name = os.environ.get(EXECUTOR_VARIABLE, "in_process")
+    if name == "in_process":
+        return dg.in_process_executor
+    if name == "multiprocess":
+        return dg.multiprocess_executor
+    if name == "k8s":
+        from dagster_k8s import k8s_job_executor
+
+        return k8s_job_executor
+    raise ConfigError(f"{EXECUTOR_VARIABLE}={name!r}: use in_process, multiprocess or k8s")
+
+
+defs = build_defs()

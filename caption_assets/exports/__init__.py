@@ -1,0 +1,1 @@
+"""Exports: a dataset's pictures and captions in the formats that training starts from."""
