@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, refresh, shards_of
+from caption_assets.assets.common import BACKFILL, shards_of
 from caption_assets.assets.media import COMPLETE, MEDIA
 from caption_assets.assets.preview import caption_preview
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives, engine_groups
@@ -16,6 +16,7 @@ from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.run import CaptionRun
 from caption_assets.captioning.scheduler import BreakerTripped
 from caption_assets.captioning.work import MediaMissing
+from caption_assets.captioning.catalog import refresh
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.protocol import EngineFailure
 from caption_assets.lake import layout, tables

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from caption_assets.assets.captions import caption_key
-from caption_assets.assets.common import refresh
 from caption_assets.captioning.binding import bind_perspectives
+from caption_assets.captioning.catalog import refresh
 from caption_assets.config import PipelineConfig
 from caption_assets.lake import layout
 from caption_assets.resources import PipelineResource

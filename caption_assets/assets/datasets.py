@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, refresh
+from caption_assets.assets.common import BACKFILL
+from caption_assets.captioning.catalog import refresh
 from caption_assets.config import PipelineConfig
 from caption_assets.partitions import datasets_partitions, register
 from caption_assets.resources import PipelineResource

@@ -6,9 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, refresh, shards_of
+from caption_assets.assets.common import BACKFILL, shards_of
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.preview import media_preview
+from caption_assets.captioning.catalog import refresh
 from caption_assets.config import ConfigError, PipelineConfig
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard

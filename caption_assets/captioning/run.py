@@ -13,6 +13,7 @@ from caption_assets.captioning.scheduler import Scheduler
 from caption_assets.captioning.work import ShardWork, find_work
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.loading import open_engine
+from caption_assets.engine.models import model_label
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
@@ -43,12 +44,12 @@ class _LazyEngine:
     async def _load(self) -> None:
         if self._engine is not None:
             return
-        section = self._config.engines[self._name]
-        self._tell(f"loading {section.model} on engine {self._name}")
+        label = model_label(self._config.engines[self._name])
+        self._tell(f"loading {label} (engine {self._name})")
         engine = await asyncio.get_running_loop().run_in_executor(None, self._opened.__enter__)
         self.max_in_flight, self.load_seconds = engine.max_in_flight, engine.load_seconds
         self._engine = engine
-        self._tell(f"{section.model} loaded in {engine.load_seconds:.1f} s")
+        self._tell(f"{label} loaded in {engine.load_seconds:.1f} s")
 
     def close(self) -> None:
         """Free the device, if it was ever taken."""

@@ -50,7 +50,7 @@ class SelectionError(Exception):
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Suggest known names like `name`: `Did you mean "a" or "b"?`, or nothing if none is close."""
-    matches = difflib.get_close_matches(name, sorted(known), n=2, cutoff=0.6)
+    matches = difflib.get_close_matches(name, sorted(known), n=2, cutoff=0.7)
     return f"Did you mean {' or '.join(quote(match) for match in matches)}?" if matches else ""
 
 

@@ -194,6 +194,8 @@ def _describe_bounds(field: SchemaField) -> str:
     if field.enum is not None:
         return "one of " + ", ".join(compact_json(value) for value in field.enum)
     if field.type == "str":
+        if field.min_length == 1 and field.max_length is None:
+            return "not empty"
         return _range(field.min_length, field.max_length, " characters")
     return _range(field.minimum, field.maximum, "")
 

@@ -21,6 +21,7 @@ _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "bo
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _FENCE_START, _FENCE_END = "```json", "```"
 _MESSAGE_LIMIT = 400
+_MAX_DEPTH = 64
 
 
 class InvalidOutput(Exception):
@@ -207,7 +208,8 @@ def validate_output(perspective: Perspective, text: str) -> dict[str, Any]:
 
     Whitespace around the JSON and one ```json fence are accepted, nothing else. The result has its keys in the order of
     the fields, and whole numbers written as `3.0` (valid in JSON Schema) as ints. Duplicate keys, NaN, infinities,
-    numbers that do not fit and lone surrogates are rejected, for they would not survive storage. A repetition loop (the
+    numbers that do not fit, lone surrogates and more than 64 levels of nesting are rejected, for they would not survive
+    storage. A repetition loop (the
     rule stands in `caption_assets.perspectives.repetition`) is reported as such even where it also broke the JSON or
     the schema, because it calls for another remedy: a retry at another temperature.
 
@@ -254,12 +256,27 @@ def _unfence(text: str) -> str:
 
 def _parse(text: str) -> Any:
     value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_reject_constant, parse_float=_finite_float)
+    if _depth(value) > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
     # Escapes such as \ud800 parse, but text with lone surrogates has no UTF-8 form.
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"the text holds a lone surrogate, {error.object[error.start]!r}") from error
     return value
+
+
+def _depth(value: Any) -> int:
+    """Count the levels of nesting, without recursion."""
+    depth, level = 0, [value]
+    while level := [
+        child
+        for item in level
+        if isinstance(item, dict | list)
+        for child in (item.values() if isinstance(item, dict) else item)
+    ]:
+        depth += 1
+    return depth
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

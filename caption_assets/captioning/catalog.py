@@ -1,0 +1,29 @@
+"""The catalog as the pipeline file wants it: what it asks of each perspective, over what the lake holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import duckdb
+
+from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
+from caption_assets.config import PipelineConfig
+from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
+from caption_assets.lake.store import Lake
+from caption_assets.perspectives import arrow_type
+
+
+def refresh(config: PipelineConfig, lake: Lake) -> None:
+    """Bring `catalog.duckdb` up to date."""
+    refresh_catalog(lake, _wanted(bind_perspectives(config)))
+
+
+def open_views(config: PipelineConfig) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now."""
+    return connect(Lake(config.lake), _wanted(bind_perspectives(config)))
+
+
+def _wanted(bound: Mapping[str, BoundPerspective]) -> dict[str, Wanted]:
+    return {
+        name: Wanted(each.fingerprint, each.inputs, arrow_type(each.perspective)) for name, each in bound.items()
+    }

@@ -1,0 +1,88 @@
+"""`caption-assets`: check a pipeline file, see what is done and what is not, wait for a run, query the lake."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from caption_assets.config import ConfigError
+
+
+def _clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Say what is wrong with the pipeline file in one line, and exit 1."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except ConfigError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Captions for a bucket of pictures, from several points of view."""
+
+
+@main.command()
+@click.option("--library", type=click.Path(path_type=Path), help="Lint just this folder of perspectives.")
+@_clear_errors
+def check(library: Path | None) -> None:
+    """Validate pipeline file, perspectives, engines and lake access. Exits 1 on errors, 0 on warnings."""
+    from caption_assets.commands.check import check_library, check_pipeline
+
+    sys.exit(check_library(library) if library else check_pipeline())
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_clear_errors
+def status(as_json: bool) -> None:
+    """Show, per shard and perspective, what is done, stale, missing and failed."""
+    from caption_assets.commands.status import show_status
+
+    show_status(as_json=as_json)
+
+
+@main.command()
+@click.argument("run_id")
+@click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds.")
+def wait(run_id: str, timeout: float) -> None:
+    """Wait for a Dagster run. Exits 0 (succeeded), 1 (failed or cancelled) or 2 (timeout, unknown run)."""
+    from caption_assets.commands.wait import wait_for_run
+
+    sys.exit(wait_for_run(run_id, timeout))
+
+
+@main.command()
+@click.argument("sql")
+@click.option("--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@_clear_errors
+def query(sql: str, style: str) -> None:
+    """Run SQL over the lake's views: media, captions, captions_<perspective>, failures, shards, runs, stale, ..."""
+    from caption_assets.commands.query import run_query
+
+    sys.exit(run_query(sql, style))
+
+
+@main.command("new-perspective")
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("perspectives"), show_default=True)
+def new_perspective(name: str, folder: Path) -> None:
+    """Write a commented perspective file to start from."""
+    from caption_assets.perspectives import write_new_perspective
+
+    try:
+        path = write_new_perspective(name, folder)
+    except (ValueError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"Wrote {path}. Edit it, then name {name!r} under perspectives.enabled of your pipeline file.")

@@ -1,0 +1,1 @@
+"""What the commands of `caption-assets` do: one module a command."""

@@ -1,0 +1,121 @@
+"""`caption-assets check`: everything that can be known to be wrong before a run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from caption_assets.captioning.binding import bind_perspectives
+from caption_assets.config import ConfigError, PipelineConfig, load_config
+from caption_assets.engine.device import device_name
+from caption_assets.engine.models import model_revision
+from caption_assets.engine.vllm_args import check_args
+from caption_assets.lake.store import Lake
+from caption_assets.perspectives import LibraryError, lint, load_library
+from caption_assets.sources.planner import planned_shards
+
+_out = Console(highlight=False, soft_wrap=True)
+
+
+def check_library(folder: Path) -> int:
+    """Lint a folder of perspectives; returns the exit code."""
+    try:
+        library = load_library([folder.absolute()], Path.cwd())
+    except LibraryError as error:
+        _out.print(f"error: {error}", style="red", markup=False)
+        return 1
+    findings = lint(library)
+    for name in sorted(library.perspectives):
+        _out.print(f"perspective {name}: {library.perspectives[name].description or 'no description'}", markup=False)
+    for finding in [*library.notes, *findings]:
+        _out.print(str(finding), style="red" if finding.level == "error" else "yellow", markup=False)
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    _out.print(f"{len(library.perspectives)} perspectives, {errors} errors, {warnings} warnings")
+    return 1 if errors else 0
+
+
+def check_pipeline() -> int:
+    """Check what the pipeline file names; returns the exit code."""
+    config = load_config()
+    _out.print(f"pipeline file {config.file}: ok", markup=False)
+    failures = sum([_section(part, config) for part in (_datasets, _perspectives, _engines, _lake)])
+    _out.print("all good" if not failures else f"{failures} sections with errors", style="red" if failures else "green")
+    return 1 if failures else 0
+
+
+def _section(part: Callable[[PipelineConfig], bool], config: PipelineConfig) -> bool:
+    """Whether a section has errors; a section that raises has told its error."""
+    try:
+        return part(config)
+    except (ConfigError, LibraryError, OSError) as error:
+        _out.print(f"error: {error}", style="red", markup=False)
+        return True
+
+
+def _datasets(config: PipelineConfig) -> bool:
+    lake = Lake(config.lake)
+    for name, dataset in sorted(config.datasets.items()):
+        shards = len(planned_shards(lake, name))
+        watched = ", watched" if dataset.watch else ""
+        _out.print(f"dataset {name}: {dataset.kind} {config.dataset_path(name)}, {shards} shards{watched}", markup=False)
+    return False
+
+
+def _perspectives(config: PipelineConfig) -> bool:
+    library = load_library(config.perspectives.library, config.base_dir)
+    bound = bind_perspectives(config)
+    for name in sorted(library.perspectives):
+        each = bound.get(name)
+        reads = f", reads {', '.join(each.inputs)}" if each and each.inputs else ""
+        state = f"enabled, engine {each.engine}, fingerprint {each.fingerprint}{reads}" if each else "not enabled"
+        _out.print(f"perspective {name}: {state}", markup=False)
+    findings = lint(library)
+    enabled = {Path(library.files[name]) for name in bound}
+    errors = 0
+    for finding in [*library.notes, *findings]:
+        wrong = finding.level == "error" and Path(finding.file) in enabled
+        errors += wrong
+        _out.print(str(finding), style="red" if wrong else "yellow", markup=False)
+    return errors > 0
+
+
+def _engines(config: PipelineConfig) -> bool:
+    for name, engine in sorted(config.engines.items()):
+        try:
+            check_args(config, name, engine)
+            note = ""
+        except ImportError:
+            note = " (vLLM is not installed here, so its arguments were not checked: pip install 'caption-assets[cpu]')"
+        revision = model_revision(config, engine)
+        _out.print(f"engine {name}: {engine.kind} {engine.model} ({revision}) on {device_name()}{note}", markup=False)
+        if revision == "main":
+            _out.print(
+                f"warning: {config.file}: engines.{name}.revision: the model is not pinned, so a new upload under the "
+                "same name goes unnoticed; set a commit",
+                style="yellow",
+                markup=False,
+            )
+    return False
+
+
+def _lake(config: PipelineConfig) -> bool:
+    lake = Lake(config.lake)
+    probe = f".scratch/check-{uuid.uuid4().hex}"
+    try:
+        lake.write(probe, b"probe")
+        if lake.create(probe, b"second") or lake.read(probe) != b"probe":
+            raise ConfigError(
+                f"{config.file}: lake: {config.lake} does not honour create-if-absent; use a store that does"
+            )
+    except ConfigError:
+        raise
+    except Exception as error:  # any backend's own errors: access, network, region, ...
+        raise ConfigError(f"{config.file}: lake: {config.lake} cannot be written: {type(error).__name__}: {error}") from None
+    finally:
+        lake.remove(probe)
+    _out.print(f"lake {config.lake}: readable and writable", markup=False)
+    return False

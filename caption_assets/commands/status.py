@@ -1,0 +1,67 @@
+"""`caption-assets status`: what is done, stale, missing and failed, per shard and perspective."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from caption_assets.captioning.catalog import open_views
+from caption_assets.config import PipelineConfig, load_config
+
+_PLAIN_WIDTH = 160
+_COUNTS = """
+WITH pictures AS (SELECT dataset, shard, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL),
+open AS (
+    SELECT perspective, shard, count(*) FILTER (reason = 'missing') AS missing,
+           count(*) FILTER (reason IN ('stale', 'inputs_changed')) AS stale,
+           count(*) FILTER (reason = 'failed') AS failed
+    FROM stale GROUP BY ALL
+)
+SELECT p.dataset, s.shard, w.perspective, coalesce(p.pictures, 0) AS pictures,
+       coalesce(p.pictures, 0) - coalesce(missing, 0) - coalesce(stale, 0) - coalesce(failed, 0) AS done,
+       coalesce(missing, 0) AS missing, coalesce(stale, 0) AS stale, coalesce(failed, 0) AS failed,
+       s.planned, s.media, s.media_failures
+FROM shards s CROSS JOIN (SELECT perspective FROM perspectives WHERE fingerprint IS NOT NULL) w
+LEFT JOIN pictures p USING (shard) LEFT JOIN open o ON o.shard = s.shard AND o.perspective = w.perspective
+ORDER BY s.shard, w.perspective
+"""
+
+
+def read_status(config: PipelineConfig) -> list[dict[str, Any]]:
+    """One entry for every shard and enabled perspective."""
+    with open_views(config) as connection:
+        result = connection.sql(_COUNTS)
+        return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
+
+
+def show_status(*, as_json: bool) -> None:
+    """Print the status as a table or as JSON."""
+    entries = read_status(load_config())
+    if as_json:
+        print(json.dumps(entries))
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("shard", "perspective", "pictures", "done", "missing", "stale", "failed", "state"):
+        table.add_column(column, no_wrap=True)
+    for entry in entries:
+        counts = [str(entry[name]) for name in ("pictures", "done", "missing", "stale", "failed")]
+        table.add_row(entry["shard"], entry["perspective"], *counts, state_of(entry))
+    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+
+
+def state_of(entry: dict[str, Any]) -> str:
+    """A shard and perspective in one word or two."""
+    if entry["media"] + entry["media_failures"] < entry["planned"]:
+        return "no media yet" if not entry["media"] else "media incomplete"
+    if entry["missing"] == entry["pictures"] and entry["pictures"]:
+        return "pending"
+    if entry["missing"]:
+        return "incomplete"
+    if entry["stale"]:
+        return "stale"
+    return "done with errors" if entry["failed"] or entry["media_failures"] else "done"
