@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from caption_assets.config_errors import UniqueKeyLoader, explain
 
 CONFIG_VARIABLE = "CAPTION_ASSETS_CONFIG"
 LAKE_VARIABLE = "CAPTION_ASSETS_LAKE"
@@ -30,14 +31,16 @@ class ConfigError(Exception):
 def check_name(value: str) -> str:
     """Return `value` if it can be a dataset's name: a folder, a partition key and part of a URL."""
     if not _NAME.fullmatch(value) or ".." in value:
-        raise ValueError(f"{value!r} is not a usable name: use a-z, 0-9, '.', '_' and '-', starting with a letter or digit")
+        raise ValueError(
+            f"{value!r} is not a usable name: use a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+        )
     return value
 
 
 class Strict(BaseModel):
     """Base of all sections: unknown keys are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FolderDataset(Strict):
@@ -53,6 +56,7 @@ class FolderDataset(Strict):
 
 
 Dataset = FolderDataset
+DATASET_KINDS: dict[str, type[Strict]] = {"folder": FolderDataset}
 
 
 class Perspectives(Strict):
@@ -69,6 +73,8 @@ class Media(Strict):
     max_pixels: int = Field(default=1_003_520, ge=1024)
     max_megapixels: float = Field(default=100.0, gt=0)
     """A picture whose header promises more than this is a failure `too_large`, before a pixel is allocated."""
+    max_file_mb: float = Field(default=500.0, gt=0)
+    """A bigger file is a failure `too_large`, before it is read."""
     quality: int = Field(default=90, ge=1, le=100)
 
 
@@ -85,6 +91,7 @@ class VllmEngine(Strict):
 
 
 Engine = VllmEngine
+ENGINE_KINDS: dict[str, type[Strict]] = {"vllm": VllmEngine}
 
 
 class Captions(Strict):
@@ -102,11 +109,11 @@ class Captions(Strict):
 class PipelineConfig(Strict):
     """The whole pipeline file, validated; relative paths are relative to the file's folder."""
 
-    lake: str
-    datasets: dict[str, Annotated[Dataset, Field()]] = Field(min_length=1)
+    lake: str = Field(min_length=1)
+    datasets: dict[str, Dataset] = Field(min_length=1)
     perspectives: Perspectives
     media: Media = Media()
-    engines: dict[str, Annotated[Engine, Field()]] = Field(min_length=1)
+    engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
@@ -123,15 +130,21 @@ class PipelineConfig(Strict):
     @field_validator("datasets")
     @classmethod
     def _dataset_names(cls, value: dict[str, Dataset]) -> dict[str, Dataset]:
+        alike: dict[str, str] = {}
         for name in value:
             check_name(name)
+            other = alike.setdefault(re.sub(r"[._-]", "_", name), name)
+            if other != name:  # sensors cannot have '-' or '.' in their names
+                raise ValueError(f"{other!r} and {name!r} differ in punctuation only; rename one")
         return value
 
-    @model_validator(mode="after")
-    def _default_engine(self) -> PipelineConfig:
-        if "default" not in self.engines:
-            raise ValueError("engines needs an entry named 'default'")
-        return self
+    @field_validator("engines")
+    @classmethod
+    def _default_engine(cls, value: dict[str, Engine]) -> dict[str, Engine]:
+        if "default" not in value:
+            names = ", ".join(repr(name) for name in sorted(value))
+            raise ValueError(f"there is no engine named 'default', only {names}; add it, or rename one")
+        return value
 
     def dataset_path(self, name: str) -> Path:
         """Absolute folder of a `folder` dataset."""
@@ -139,8 +152,16 @@ class PipelineConfig(Strict):
 
 
 def _absolute(path: Path, base: Path) -> Path:
-    path = path.expanduser()
-    return path if path.is_absolute() else Path(os.path.normpath(base / path))
+    path = _expanded(path)
+    return Path(os.path.normpath(path if path.is_absolute() else base / path))
+
+
+def _expanded(path: Path) -> Path:
+    """The path with `~` replaced; as it is where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def load_config(path: str | Path | None = None, *, check_paths: bool = True) -> PipelineConfig:
@@ -153,29 +174,40 @@ def load_config(path: str | Path | None = None, *, check_paths: bool = True) -> 
     Raises:
         ConfigError: the file is absent, is no YAML, or has an unusable value.
     """
-    file = Path(path or os.environ.get(CONFIG_VARIABLE) or DEMO_CONFIG).expanduser().absolute()
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: there is no such pipeline file; set {CONFIG_VARIABLE} to an existing one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{file}: must be a YAML mapping with lake, datasets, perspectives and engines")
+    file = _absolute(Path(path or os.environ.get(CONFIG_VARIABLE) or DEMO_CONFIG), Path.cwd())
+    document = _read(file)
     if override := os.environ.get(LAKE_VARIABLE):
-        document["lake"] = override if "://" in override else str(Path(override).expanduser().absolute())
+        document["lake"] = override if "://" in override else str(_absolute(Path(override), Path.cwd()))
     try:
         config = PipelineConfig.model_validate(document)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(file, document, detail) for detail in error.errors())) from None
+        lines = explain(error, document, PipelineConfig, {"datasets": DATASET_KINDS, "engines": ENGINE_KINDS})
+        raise ConfigError("\n".join(f"{file}: {line}" for line in lines)) from None
     if "://" not in config.lake:
         config = config.model_copy(update={"lake": str(_absolute(Path(config.lake), file.parent))})
     config._file = file
     if check_paths and file != DEMO_CONFIG:
         _check_dataset_paths(config)
     return config
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(file.read_text(encoding="utf-8-sig"), UniqueKeyLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: there is no such pipeline file; set {CONFIG_VARIABLE} to an existing one") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"{file}: cannot be read: {reason}; set {CONFIG_VARIABLE} to a readable file") from None
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise ConfigError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: is not valid YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError) as error:  # a date like 2024-13-45, brackets without end
+        raise ConfigError(f"{file}: is not valid YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file}: must be a YAML mapping with lake, datasets, perspectives and engines")
+    return document
 
 
 def _check_dataset_paths(config: PipelineConfig) -> None:
@@ -187,40 +219,3 @@ def _check_dataset_paths(config: PipelineConfig) -> None:
                 f"{config.file}: datasets.{name}.path: {folder} {reason}; "
                 "create it, or correct the path (relative paths start at the pipeline file)"
             )
-
-
-_REMEDIES = {
-    "missing": "add it",
-    "literal_error": "use one of the values named",
-    "int_parsing": "give a whole number",
-    "too_short": "add at least one entry",
-}
-
-
-def _explain(file: Path, document: dict[str, Any], detail: Any) -> str:
-    """One line for one pydantic error: file, field, what is wrong, remedy."""
-    location = [str(part) for part in detail["loc"]]
-    field = ".".join(location) or "(top level)"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(sorted(known))}"
-        return f"{file}: {field}: unknown key; {hint}"
-    remedy = _REMEDIES.get(detail["type"])
-    return f"{file}: {field}: {message}" + (f"; {remedy}" if remedy else "")
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    """The keys that pydantic would accept at `location` of the document."""
-    section: type[BaseModel] = PipelineConfig
-    steps = {
-        "datasets": FolderDataset,
-        "engines": VllmEngine,
-        "perspectives": Perspectives,
-        "media": Media,
-        "captions": Captions,
-    }
-    if location:
-        section = steps.get(location[0], PipelineConfig)
-    return list(section.model_fields)

@@ -16,12 +16,11 @@ from caption_assets.assets.exports import build_export_assets
 from caption_assets.assets.media import build_media_asset
 from caption_assets.config import ConfigError, PipelineConfig, load_config
 from caption_assets.jobs import build_jobs
+from caption_assets.k8s_tags import EXECUTOR_VARIABLE
 from caption_assets.resources import PipelineResource, VllmResource
 from caption_assets.sensors.arrivals import build_arrival_sensors
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies, shown once per asset at every load
-
-EXECUTOR_VARIABLE = "CAPTION_ASSETS_EXECUTOR"
 
 
 def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:

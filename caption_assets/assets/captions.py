@@ -1,24 +1,25 @@
 """`captions/<perspective>`: one op for all perspectives that one engine answers.
 
-Materializations and checks are logged per shard as each is sealed, so that a range run shows the truth of every shard at
-once, and a killed run has told what it finished.
+Materializations and checks are logged per shard as each is sealed, so that a range run shows the truth of every shard
+at once, and a killed run has told what it finished.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, shards_of
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, shards_of
 from caption_assets.assets.media import COMPLETE, MEDIA
 from caption_assets.assets.preview import caption_preview
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives, engine_groups
+from caption_assets.captioning.catalog import refresh
 from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.run import CaptionRun
 from caption_assets.captioning.scheduler import BreakerTripped
 from caption_assets.captioning.work import MediaMissing
-from caption_assets.captioning.catalog import refresh
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.protocol import EngineFailure
+from caption_assets.k8s_tags import gpu_op_tags
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import promote
 from caption_assets.lake.store import Lake, table_bytes
@@ -26,7 +27,7 @@ from caption_assets.partitions import shards_partitions, within_shard
 from caption_assets.resources import PipelineResource, VllmResource
 
 GPU_POOL = "gpu"
-GPU_OP_TAGS = {"caption_assets/device": "gpu"}
+_NO_MEDIA = "it has no media yet; materialize `media` of this shard first"
 
 
 class CaptionConfig(dg.Config):
@@ -43,9 +44,16 @@ def caption_key(perspective: str) -> dg.AssetKey:
 
 def build_caption_assets(config: PipelineConfig) -> list[dg.AssetsDefinition]:
     """One multi-asset for each load of an engine that the enabled perspectives need."""
-    groups = engine_groups(bind_perspectives(config))
+    bound = bind_perspectives(config)
+    groups = engine_groups(bound)
     names = ["captions"] if len(groups) == 1 else [f"captions_{each[0].engine}_{each[0].stage}" for each in groups]
-    return [_build_group(name, group) for name, group in zip(names, groups, strict=True)]
+    return [_build_group(name, group, _is_awaited(group, bound)) for name, group in zip(names, groups, strict=True)]
+
+
+def _is_awaited(group: Sequence[BoundPerspective], bound: Mapping[str, BoundPerspective]) -> bool:
+    """Whether another group's op reads what this one makes."""
+    mine = {each.name for each in group}
+    return any(mine.intersection(each.inputs) for name, each in bound.items() if name not in mine)
 
 
 def _spec(bound: BoundPerspective) -> dg.AssetSpec:
@@ -69,7 +77,7 @@ def _spec(bound: BoundPerspective) -> dg.AssetSpec:
     )
 
 
-def _build_group(name: str, group: Sequence[BoundPerspective]) -> dg.AssetsDefinition:
+def _build_group(name: str, group: Sequence[BoundPerspective], awaited: bool) -> dg.AssetsDefinition:
     check = "Pictures = captions + failures; a WARN says that some failed."
 
     @dg.multi_asset(
@@ -80,21 +88,25 @@ def _build_group(name: str, group: Sequence[BoundPerspective]) -> dg.AssetsDefin
         partitions_def=shards_partitions,
         backfill_policy=BACKFILL,
         pool=GPU_POOL,
-        op_tags=GPU_OP_TAGS,
+        op_tags=gpu_op_tags(),
     )
     def captions(
         context: dg.AssetExecutionContext, pipeline: PipelineResource, vllm: VllmResource, config: CaptionConfig
-    ) -> Iterator[dg.AssetMaterialization]:
+    ) -> Events:
         settings, lake = pipeline.config(), pipeline.lake()
         bound = bind_perspectives(settings)
         selected = [bound[each.name] for each in group if caption_key(each.name) in context.selected_asset_keys]
         lake.remove_strays()
         promote(lake, {each.name: each.fingerprint for each in selected})
-        shards = shards_of(context)
+        shards = {shard: lake.exists(layout.media_index(shard)) for shard in shards_of(context)}
+        ready = [shard for shard, has_media in shards.items() if has_media]
         run = vllm.caption(
-            settings, lake, selected, bound, shards, context.run_id, force=config.force, tell=context.log.info
+            settings, lake, selected, bound, ready, context.run_id, force=config.force, tell=context.log.info
         )
-        yield from _drive(context, settings, lake, run)
+        made = _drive(context, settings, lake, run)
+        yield from _held_back(context, made, all_made=len(ready) == len(shards)) if awaited else made
+        if waiting := {shard.key: _NO_MEDIA for shard, has_media in shards.items() if not has_media}:
+            raise failure("no captions", waiting)
 
     return captions
 
@@ -115,6 +127,20 @@ def _drive(
         raise dg.Failure(str(error), allow_retries=error.retryable) from None
     finally:
         refresh(settings, lake)
+
+
+def _held_back(
+    context: dg.AssetExecutionContext, events: Iterator[dg.AssetMaterialization], *, all_made: bool
+) -> Events:
+    """The events of an op that another op of captions waits for: at its end, as Dagster wants it."""
+    made: list[dg.AssetMaterialization] = []
+    try:
+        for event in events:
+            made.append(event)  # noqa: PERF402  (what is there when it fails counts)
+    except dg.Failure:
+        yield from made
+        raise
+    yield from events_at_end(context, context.selected_asset_keys, made, all_made=all_made)
 
 
 def _materialization(lake: Lake, look: LookReport) -> dg.AssetMaterialization:

@@ -1,10 +1,14 @@
-"""What the assets share: how ranges are run, and the shards a run is for."""
+"""What the assets share: how ranges are run, the shards a run is for, and the events at an op's end."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
 from caption_assets.lake.layout import Shard
+
+Events = Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]
 
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
 """Up to this many shards share a run, and so one load of the model."""
@@ -16,3 +20,30 @@ def shards_of(context: dg.AssetExecutionContext) -> list[Shard]:
         return [Shard.parse(key) for key in context.partition_keys]
     except ValueError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def events_at_end(
+    context: dg.AssetExecutionContext,
+    keys: Iterable[dg.AssetKey],
+    made: Sequence[dg.AssetMaterialization],
+    *,
+    all_made: bool,
+) -> Events:
+    """The events of an op that other ops of its run wait for.
+
+    Those start only after a MaterializeResult, and in a range it stands for every partition. So it is yielded when all
+    of them were made; else those that were get an event each, and the op has to raise afterwards.
+    """
+    if not all_made:
+        yield from made
+        return
+    for each in made:
+        context.add_asset_metadata(each.metadata, asset_key=each.asset_key, partition_key=each.partition)
+    for key in keys:
+        yield dg.MaterializeResult(asset_key=key)
+
+
+def failure(what: str, reasons: dict[str, str]) -> dg.Failure:
+    """The failure of an op that finished the rest; `reasons` by partition."""
+    told = "\n".join(f"{partition}: {reason}" for partition, reason in reasons.items())
+    return dg.Failure(f"{what} for {', '.join(reasons)}; all others of this run are done\n{told}", allow_retries=False)

@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure
 from caption_assets.captioning.catalog import refresh
 from caption_assets.config import PipelineConfig
+from caption_assets.lake.store import Lake
 from caption_assets.partitions import datasets_partitions, register
 from caption_assets.resources import PipelineResource
 from caption_assets.sources.planner import open_source, plan_dataset
@@ -23,23 +24,41 @@ def build_datasets_asset(config: PipelineConfig) -> dg.AssetsDefinition:
         kinds={"parquet"},
         description="The plan of each dataset: its items, cut into immutable shards.",
     )
-    def datasets(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
+    def datasets(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Events:
         settings, lake = pipeline.config(), pipeline.lake()
+        made: list[dg.AssetMaterialization] = []
+        failed: dict[str, str] = {}
         for name in context.partition_keys:
-            planned = plan_dataset(lake, name, open_source(settings, name), settings.datasets[name].shard_size)
-            registered = register(context.instance, planned.shards)
-            context.log.info(
-                f"{name}: {planned.new_items} new items in {len(planned.new_shards)} new shards; "
-                f"{len(planned.shards)} shards in all, {len(registered)} newly registered"
-            )
-            context.add_asset_metadata(
-                {
-                    "new_items": planned.new_items,
-                    "new_shards": [shard.key for shard in planned.new_shards],
-                    "shards": len(planned.shards),
-                },
-                partition_key=name,
-            )
-        refresh(settings, lake)
+            try:
+                made.append(_plan(context, settings, lake, name))
+            except OSError as error:
+                context.log.error(f"{name}: {error}", exc_info=True)
+                failed[name] = f"the source cannot be read: {error}"
+        yield from events_at_end(context, [DATASETS], made, all_made=not failed)
+        try:
+            refresh(settings, lake)
+        finally:
+            if failed:
+                raise failure("no plan", failed)
 
     return datasets
+
+
+def _plan(
+    context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, name: str
+) -> dg.AssetMaterialization:
+    planned = plan_dataset(lake, name, open_source(settings, name), settings.datasets[name].shard_size)
+    registered = register(context.instance, planned.shards)
+    context.log.info(
+        f"{name}: {planned.new_items} new items in {len(planned.new_shards)} new shards; "
+        f"{len(planned.shards)} shards in all, {len(registered)} newly registered"
+    )
+    return dg.AssetMaterialization(
+        DATASETS,
+        partition=name,
+        metadata={
+            "new_items": planned.new_items,
+            "new_shards": [shard.key for shard in planned.new_shards],
+            "shards": len(planned.shards),
+        },
+    )

@@ -1,12 +1,12 @@
 """`media`: fetches, decodes and normalises a shard's pictures into a segment and its index."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, shards_of
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, shards_of
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.preview import media_preview
 from caption_assets.captioning.catalog import refresh
@@ -50,31 +50,38 @@ def build_media_asset() -> dg.AssetsDefinition:
         partitions_def=shards_partitions,
         backfill_policy=BACKFILL,
     )
-    def media(
-        context: dg.AssetExecutionContext, pipeline: PipelineResource, config: MediaConfig
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    def media(context: dg.AssetExecutionContext, pipeline: PipelineResource, config: MediaConfig) -> Events:
         settings, lake = pipeline.config(), pipeline.lake()
         lake.remove_strays()
-        failed: list[str] = []
+        made: list[dg.AssetMaterialization] = []
+        failed: dict[str, str] = {}
         for shard in shards_of(context):
             try:
-                _materialize(context, settings, lake, shard, config.force)
-            except (FileNotFoundError, ConfigError) as error:
-                context.log.error(f"{shard.key}: {error}")
-                failed.append(shard.key)
-        refresh(settings, lake)
-        if failed:
-            raise dg.Failure(f"no media for {', '.join(failed)}: never planned, or no such dataset", allow_retries=False)
-        yield dg.MaterializeResult(asset_key=MEDIA)
+                made.append(_materialize(context, settings, lake, shard, config.force))
+            except ConfigError as error:
+                failed[shard.key] = str(error)
+            except Exception as error:  # one shard's bad file must not keep the others waiting
+                context.log.error(f"{shard.key}: {error}", exc_info=True)
+                failed[shard.key] = f"{type(error).__name__}: {error}"
+        yield from events_at_end(context, [MEDIA], made, all_made=not failed)
+        try:
+            refresh(settings, lake)
+        finally:
+            if failed:
+                raise failure("no media", failed)
 
     return media
 
 
 def _materialize(
     context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, shard: Shard, force: bool
-) -> None:
+) -> dg.AssetMaterialization:
     if shard.dataset not in settings.datasets:
-        raise ConfigError(f"{settings.file}: datasets: there is no dataset {shard.dataset!r} (of shard {shard.key})")
+        raise ConfigError(
+            f"{settings.file}: datasets: there is no dataset {shard.dataset!r}; add it, or leave out its shards"
+        )
+    if not lake.exists(layout.plan_file(shard)):
+        raise ConfigError(f"the shard was never planned; materialize `datasets` ({shard.dataset}) first")
     started, started_at = time.monotonic(), tables.now()
     report = build_media(
         lake,
@@ -87,9 +94,17 @@ def _materialize(
     )
     seconds = time.monotonic() - started
     kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(report.failure_kinds.items()))
-    context.log.info(f"{shard.key}: {report.new} new pictures of {report.planned} planned, {report.failed} failed {kinds}")
-    context.add_asset_metadata(
-        {
+    context.log.info(
+        f"{shard.key}: {report.new} new pictures of {report.planned} planned, {report.failed} failed"
+        + (f" ({kinds})" if kinds else "")
+    )
+    _log_check(context, report)
+    if report.new:
+        _write_run(context, lake, settings, report, started_at)
+    return dg.AssetMaterialization(
+        MEDIA,
+        partition=shard.key,
+        metadata={
             "planned": report.planned,
             "pictures": report.rows,
             "new": report.new,
@@ -100,12 +115,7 @@ def _materialize(
             "seconds": round(seconds, 2),
             "preview": dg.MetadataValue.md(media_preview(lake, shard)),
         },
-        asset_key=MEDIA,
-        partition_key=shard.key,
     )
-    _log_check(context, report)
-    if report.new:
-        _write_run(context, lake, settings, report, started_at)
 
 
 def _progress(context: dg.AssetExecutionContext, shard: Shard) -> Callable[[int, int], None]:

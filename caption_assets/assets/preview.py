@@ -1,10 +1,14 @@
-"""Previews for the UI: thumbnails, with captions beside them, as Markdown."""
+"""Previews for the UI: thumbnails, with captions beside them, as Markdown.
+
+Dagster's UI shows GitHub's Markdown with `data:` pictures, and drops every HTML tag, `<br>` included.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +23,8 @@ from caption_assets.perspectives import from_arrow_value
 
 _PICTURES = 4
 _SIDE = 96
-_TEXT = 400
+_TEXT = 300
+_MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|<>~&]")
 
 
 def media_preview(lake: Lake, shard: Shard) -> str:
@@ -28,16 +33,25 @@ def media_preview(lake: Lake, shard: Shard) -> str:
 
 
 def caption_preview(lake: Lake, shard: Shard, bound: BoundPerspective) -> str:
-    """The first pictures of a shard with what a perspective says of them, as a table."""
+    """The first pictures of a shard with what a perspective says of them: a table with a column a field."""
     pictures = _first(read_index(lake, shard))
-    wanted = {row["media_id"] for row in pictures}
     stored = rows.read_rows(lake, bound, shard, ["output"])
-    lines = ["| picture | output |", "|---|---|"]
+    outputs = {
+        row["media_id"]: from_arrow_value(bound.perspective, stored[row["media_id"]]["output"])
+        for row in pictures
+        if row["media_id"] in stored
+    }
+    fields = list(next(iter(outputs.values()), {"caption": None}))
+    lines = [_line("picture", *(_cell(name) for name in fields)), _line("---", *("---" for _ in fields))]
     for row in pictures:
-        caption = stored.get(row["media_id"]) if row["media_id"] in wanted else None
-        text = _text(from_arrow_value(bound.perspective, caption["output"])) if caption else "*no caption*"
-        lines.append(f"| {_thumbnail(lake, row)} | {text} |")
+        output = outputs.get(row["media_id"])
+        cells = [_cell(output[name]) for name in fields] if output else ["*nothing yet*"]
+        lines.append(_line(_thumbnail(lake, row), *cells))
     return "\n".join(lines)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _first(index: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,12 +70,20 @@ def _thumbnail(lake: Lake, row: dict[str, Any]) -> str:
     return f"![picture](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"
 
 
-def _text(output: dict[str, Any]) -> str:
-    """An output in one table cell: fields in bold, text that cannot break the table."""
-    parts = []
-    for name, value in output.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        parts.append(f"**{name}** {text}")
-    joined = "<br>".join(parts)
-    cut = joined if len(joined) <= _TEXT else joined[: _TEXT - 1] + "…"
-    return cut.replace("|", "\\|").replace("\n", " ")
+def _cell(value: Any) -> str:
+    """A value as the text of one cell. What a model wrote is text: nothing in it is markup, least of all a link."""
+    text = " ".join(_plain(value).split())
+    cut = text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
+    return _MARKUP.sub(r"\\\g<0>", cut)
+
+
+def _plain(value: Any) -> str:
+    """A value as a person would note it down: lists with commas, records as names and values."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        nested = any(isinstance(each, dict | list) for each in value)
+        return ("; " if nested else ", ").join(_plain(each) for each in value)
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

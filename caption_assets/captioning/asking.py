@@ -21,7 +21,7 @@ from PIL import Image
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 from caption_assets.lake.tables import CaptionFailureKind
-from caption_assets.perspectives import InvalidOutput, json_schema, validate_output
+from caption_assets.perspectives import InvalidOutput, guided_schema, validate_output
 
 _RETRY_TEMPERATURE = 0.7
 _PAUSE_SECONDS = 0.5
@@ -57,7 +57,7 @@ def first_request(
         text=text,
         image=image,
         image_id=image_id,
-        json_schema=json_schema(bound.perspective),
+        json_schema=guided_schema(bound.perspective),
         temperature=sampling.temperature,
         top_p=1.0 if sampling.top_p is None else sampling.top_p,
         top_k=0 if sampling.top_k is None else sampling.top_k,

@@ -6,9 +6,10 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from caption_assets.captioning.binding import BoundPerspective
-from caption_assets.captioning.report import Progress, ShardReport
+from caption_assets.captioning.report import ShardReport
 from caption_assets.captioning.scheduler import Scheduler
 from caption_assets.captioning.work import ShardWork, find_work
 from caption_assets.config import PipelineConfig
@@ -20,6 +21,12 @@ from caption_assets.lake.store import Lake
 
 _JOIN_SECONDS = 30.0
 
+OpenEngine = Callable[[PipelineConfig, str, Callable[[], None]], AbstractContextManager[Engine]]
+
+
+class _DeviceWaited(Exception):
+    """The model was loaded after another process had let go of the device, which may have done our work meanwhile."""
+
 
 class _LazyEngine:
     """Loads the engine with the first request: a run that finds nothing to do loads no model."""
@@ -27,29 +34,34 @@ class _LazyEngine:
     max_in_flight = 64
     load_seconds = 0.0
 
-    def __init__(self, config: PipelineConfig, name: str, tell: Callable[[str], None]) -> None:
-        self._config, self._name, self._tell = config, name, tell
+    def __init__(self, config: PipelineConfig, name: str, open_: OpenEngine, tell: Callable[[str], None]) -> None:
+        self._label, self._name, self._tell = model_label(config.engines[name]), name, tell
         self._lock = asyncio.Lock()
         self._engine: Engine | None = None
-        self._opened = open_engine(config, name, waiting=lambda: tell("another process holds the device; waiting for it"))
+        self._waited = False
+        self._opened = open_(config, name, self._waiting)
 
     async def generate(self, request: EngineRequest) -> EngineReply:
-        """Answer a request, loading the model first if need be."""
+        """Answer a request, loading the model first if need be. Raises _DeviceWaited once, if loading had to wait."""
         if self._engine is None:
             async with self._lock:
-                await self._load()
+                if self._engine is None:
+                    await self._load()
+                    if self._waited:
+                        raise _DeviceWaited
         assert self._engine is not None
         return await self._engine.generate(request)
 
     async def _load(self) -> None:
-        if self._engine is not None:
-            return
-        label = model_label(self._config.engines[self._name])
-        self._tell(f"loading {label} (engine {self._name})")
+        self._tell(f"loading {self._label} (engine {self._name})")
         engine = await asyncio.get_running_loop().run_in_executor(None, self._opened.__enter__)
         self.max_in_flight, self.load_seconds = engine.max_in_flight, engine.load_seconds
         self._engine = engine
-        self._tell(f"{label} loaded in {engine.load_seconds:.1f} s")
+        self._tell(f"{self._label} loaded in {engine.load_seconds:.1f} s")
+
+    def _waiting(self) -> None:
+        self._waited = True
+        self._tell("another process holds the device; waiting for it")
 
     def close(self) -> None:
         """Free the device, if it was ever taken."""
@@ -64,6 +76,7 @@ class CaptionRun:
         selected: perspectives of one engine, inputs before readers.
         bound: all enabled perspectives by name.
         tell: receives lines for people, from other threads.
+        open_: how the engine is opened when the first picture needs it.
     """
 
     def __init__(
@@ -77,9 +90,11 @@ class CaptionRun:
         *,
         force: bool = False,
         tell: Callable[[str], None] = lambda line: None,
+        open_: OpenEngine = open_engine,
     ) -> None:
+        self._open_engine = open_
         self._config, self._lake, self._run_id, self._force, self._tell = config, lake, run_id, force, tell
-        self._selected, self._bound, self._shards = list(selected), dict(bound), list(shards)
+        self._selected, self._bound, self._left = list(selected), dict(bound), dict.fromkeys(shards)
         self._reports: queue.SimpleQueue[ShardReport | BaseException | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -118,8 +133,17 @@ class CaptionRun:
 
     async def _main(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        engine = _LazyEngine(self._config, self._selected[0].engine, self._tell)
-        scheduler = Scheduler(
+        engine = _LazyEngine(self._config, self._selected[0].engine, self._open_engine, self._tell)
+        try:
+            try:
+                await self._scheduler(engine).run(list(self._left))
+            except _DeviceWaited:
+                await self._scheduler(engine).run(list(self._left))  # looks afresh at what is missing
+        finally:
+            engine.close()
+
+    def _scheduler(self, engine: Engine) -> Scheduler:
+        return Scheduler(
             self._lake,
             engine,
             self._selected,
@@ -127,17 +151,14 @@ class CaptionRun:
             self._config.captions,
             self._run_id,
             find=self._find,
-            report=self._reports.put,
-            progress=self._say,
+            report=self._finished,
+            progress=lambda progress: self._tell(str(progress)),
             force=self._force,
         )
-        try:
-            await scheduler.run(self._shards)
-        finally:
-            engine.close()
+
+    def _finished(self, report: ShardReport) -> None:
+        del self._left[report.shard]
+        self._reports.put(report)
 
     def _find(self, shard: Shard) -> ShardWork:
         return find_work(self._lake, shard, self._selected, self._bound, force=self._force)
-
-    def _say(self, progress: Progress) -> None:
-        self._tell(str(progress))

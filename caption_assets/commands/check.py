@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from caption_assets.captioning.binding import bind_perspectives
-from caption_assets.config import ConfigError, PipelineConfig, load_config
+from caption_assets.config import LAKE_VARIABLE, ConfigError, PipelineConfig, load_config
 from caption_assets.engine.device import device_name
 from caption_assets.engine.models import model_revision
 from caption_assets.engine.vllm_args import check_args
@@ -30,7 +30,9 @@ def check_library(folder: Path) -> int:
     findings = lint(library)
     for name in sorted(library.perspectives):
         _out.print(f"perspective {name}: {library.perspectives[name].description or 'no description'}", markup=False)
-    for finding in [*library.notes, *findings]:
+    for note in library.notes:
+        _out.print(note, style="yellow", markup=False)
+    for finding in findings:
         _out.print(str(finding), style="red" if finding.level == "error" else "yellow", markup=False)
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
@@ -42,8 +44,8 @@ def check_pipeline() -> int:
     """Check what the pipeline file names; returns the exit code."""
     config = load_config()
     _out.print(f"pipeline file {config.file}: ok", markup=False)
-    failures = sum([_section(part, config) for part in (_datasets, _perspectives, _engines, _lake)])
-    _out.print("all good" if not failures else f"{failures} sections with errors", style="red" if failures else "green")
+    failures = sum([_section(part, config) for part in (_lake, _datasets, _perspectives, _engines)])
+    _out.print("all good" if not failures else f"sections with errors: {failures}", style="red" if failures else "green")
     return 1 if failures else 0
 
 
@@ -57,11 +59,9 @@ def _section(part: Callable[[PipelineConfig], bool], config: PipelineConfig) -> 
 
 
 def _datasets(config: PipelineConfig) -> bool:
-    lake = Lake(config.lake)
     for name, dataset in sorted(config.datasets.items()):
-        shards = len(planned_shards(lake, name))
         watched = ", watched" if dataset.watch else ""
-        _out.print(f"dataset {name}: {dataset.kind} {config.dataset_path(name)}, {shards} shards{watched}", markup=False)
+        _out.print(f"dataset {name}: {dataset.kind} {config.dataset_path(name)}{watched}", markup=False)
     return False
 
 
@@ -74,10 +74,12 @@ def _perspectives(config: PipelineConfig) -> bool:
         state = f"enabled, engine {each.engine}, fingerprint {each.fingerprint}{reads}" if each else "not enabled"
         _out.print(f"perspective {name}: {state}", markup=False)
     findings = lint(library)
-    enabled = {Path(library.files[name]) for name in bound}
+    enabled = {library.files[name] for name in bound}
     errors = 0
-    for finding in [*library.notes, *findings]:
-        wrong = finding.level == "error" and Path(finding.file) in enabled
+    for note in library.notes:
+        _out.print(note, style="yellow", markup=False)
+    for finding in findings:
+        wrong = finding.level == "error" and (finding.file is None or finding.file in enabled)
         errors += wrong
         _out.print(str(finding), style="red" if wrong else "yellow", markup=False)
     return errors > 0
@@ -103,19 +105,22 @@ def _engines(config: PipelineConfig) -> bool:
 
 
 def _lake(config: PipelineConfig) -> bool:
-    lake = Lake(config.lake)
     probe = f".scratch/check-{uuid.uuid4().hex}"
     try:
+        lake = Lake(config.lake)
         lake.write(probe, b"probe")
         if lake.create(probe, b"second") or lake.read(probe) != b"probe":
             raise ConfigError(
                 f"{config.file}: lake: {config.lake} does not honour create-if-absent; use a store that does"
             )
+        lake.remove(probe)
+        shards = sum(len(planned_shards(lake, name)) for name in config.datasets)
     except ConfigError:
         raise
-    except Exception as error:  # any backend's own errors: access, network, region, ...
-        raise ConfigError(f"{config.file}: lake: {config.lake} cannot be written: {type(error).__name__}: {error}") from None
-    finally:
-        lake.remove(probe)
-    _out.print(f"lake {config.lake}: readable and writable", markup=False)
+    except Exception as error:  # any backend's own errors: access, network, region, a protocol without its package, ...
+        raise ConfigError(
+            f"{config.file}: lake: {config.lake} cannot be used: {type(error).__name__}: {error}; "
+            f"correct it, or set {LAKE_VARIABLE}"
+        ) from None
+    _out.print(f"lake {config.lake}: readable and writable, {shards} shards planned", markup=False)
     return False

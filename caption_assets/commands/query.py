@@ -9,24 +9,27 @@ from typing import Any
 
 import duckdb
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from caption_assets.captioning.catalog import open_views
 from caption_assets.config import load_config
 
+_PLAIN_WIDTH = 160
+
 
 def run_query(sql: str, style: str) -> int:
     """Print a query's rows as a table, CSV or JSON; returns the exit code."""
-    with open_views(load_config()) as connection:
-        try:
+    try:
+        with open_views(load_config(check_paths=False)) as connection:  # captions can be read without their source
             result = connection.sql(sql)
             columns = list(result.columns) if result is not None else []
             rows = result.fetchall() if result is not None else []
-        except duckdb.Error as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+    except duckdb.Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if style == "csv":
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
     elif style == "json":
@@ -38,12 +41,8 @@ def run_query(sql: str, style: str) -> int:
 
 
 def _print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    table = Table(*columns)
+    table = Table(*(escape(column) for column in columns))
     for row in rows:
-        table.add_row(*("" if value is None else _escape(str(value)) for value in row))
-    Console().print(table)
+        table.add_row(*("" if value is None else escape(str(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
     print(f"{len(rows)} rows")
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

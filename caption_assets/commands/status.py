@@ -22,7 +22,7 @@ open AS (
            count(*) FILTER (reason = 'failed') AS failed
     FROM stale GROUP BY ALL
 )
-SELECT p.dataset, s.shard, w.perspective, coalesce(p.pictures, 0) AS pictures,
+SELECT s.dataset, s.shard, w.perspective, coalesce(p.pictures, 0) AS pictures,
        coalesce(p.pictures, 0) - coalesce(missing, 0) - coalesce(stale, 0) - coalesce(failed, 0) AS done,
        coalesce(missing, 0) AS missing, coalesce(stale, 0) AS stale, coalesce(failed, 0) AS failed,
        s.planned, s.media, s.media_failures
@@ -41,7 +41,7 @@ def read_status(config: PipelineConfig) -> list[dict[str, Any]]:
 
 def show_status(*, as_json: bool) -> None:
     """Print the status as a table or as JSON."""
-    entries = read_status(load_config())
+    entries = read_status(load_config(check_paths=False))  # what is captioned stays visible without its source
     if as_json:
         print(json.dumps(entries))
         return

@@ -26,13 +26,17 @@ def wait_for_run(run_id: str, timeout: float) -> int:
     started = time.monotonic()
     with instance:
         while True:
-            run = instance.get_run_by_id(run_id)
+            run, trouble = None, "there is no such run"
+            try:
+                run = instance.get_run_by_id(run_id)
+            except Exception as error:  # a database that is away for a moment says nothing about the run
+                trouble = f"the instance cannot be asked: {error}"
             waited = time.monotonic() - started
             if run is not None and run.is_finished:
                 print(f"run {run_id}: {run.status.value}")
                 return SUCCEEDED if run.is_success else FAILED
             if run is None and waited > min(timeout, _GRACE_SECONDS):
-                print(f"error: there is no run {run_id!r}", file=sys.stderr)
+                print(f"error: run {run_id}: {trouble}", file=sys.stderr)
                 return UNKNOWN
             if waited > timeout:
                 print(f"error: run {run_id} has not ended after {timeout:g} s", file=sys.stderr)

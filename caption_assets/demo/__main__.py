@@ -21,7 +21,7 @@ from rich.table import Table
 
 from caption_assets.captioning.catalog import open_views
 from caption_assets.commands.status import read_status, state_of
-from caption_assets.config import PipelineConfig, load_config
+from caption_assets.config import CONFIG_VARIABLE, ConfigError, PipelineConfig, load_config
 from caption_assets.demo.scenes import write_scenes
 from caption_assets.lake.store import Lake
 from caption_assets.sources.planner import open_source, planned_shards, read_plan
@@ -39,10 +39,16 @@ def main() -> None:
     """Run the demo, or with `--prepare` just put pictures and instance in place."""
     parser = argparse.ArgumentParser(prog="python -m caption_assets.demo", description=__doc__)
     parser.add_argument("--prepare", action="store_true", help="draw the pictures and make the instance, run nothing")
+    parser.add_argument("--scenes", type=int, default=SCENES, help=f"how many scenes to draw (default {SCENES})")
     options = parser.parse_args()
+    try:
+        config = load_config(check_paths=False)  # the folder is made below
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    if DATASET not in config.datasets:
+        sys.exit(f"error: {config.file}: datasets: the demo needs one named {DATASET!r}; unset {CONFIG_VARIABLE}")
     home = prepare_instance()
-    config = load_config()
-    prepare_pictures(config.dataset_path(DATASET))
+    prepare_pictures(config.dataset_path(DATASET), options.scenes)
     if options.prepare:
         return
     if is_finished(config):
@@ -60,15 +66,15 @@ def prepare_instance() -> Path:
     return home
 
 
-def prepare_pictures(folder: Path) -> None:
+def prepare_pictures(folder: Path, scenes: int) -> None:
     """Draw the scenes and copy the photographs, once."""
     if (folder / "truth.jsonl").exists():
         return
-    _out.print(f"Drawing {SCENES} scenes and copying 4 photographs into {folder} ...")
+    _out.print(f"Drawing {scenes} scenes and copying 4 photographs into {folder} ...")
     folder.mkdir(parents=True, exist_ok=True)
     for photograph in sorted((_HERE / "photographs").glob("*.jpg")):
         shutil.copyfile(photograph, folder / photograph.name)
-    write_scenes(folder, SCENES, SEED)
+    write_scenes(folder, scenes, SEED)
 
 
 def is_finished(config: PipelineConfig) -> bool:
@@ -98,7 +104,10 @@ def _execute(job: str, tags: dict[str, str], steps: int) -> None:
     assert process.stdout is not None
     tail: list[str] = []
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
         console=_out,
     ) as progress:
         task = progress.add_task(job, total=steps)
@@ -137,7 +146,7 @@ def show(config: PipelineConfig) -> None:
     _out.print(table)
     assert counts is not None and failed is not None
     _out.print(f"{counts[0]} pictures, {counts[1]} captions, {failed[0]} failures.")
-    _out.print("\nQuery them:   .venv/bin/caption-assets query \"SELECT media_id, caption FROM captions_scene_caption\"")
+    _out.print('\nQuery them:   .venv/bin/caption-assets query "SELECT media_id, caption FROM captions_scene_caption"')
     _out.print(f"With DuckDB:  duckdb {config.lake}/catalog.duckdb")
     _out.print("In the UI:    make ui   (then http://localhost:3000)", markup=False)
     _out.print(f"Add pictures: drop them into {config.dataset_path(DATASET)} while the UI runs", markup=False)

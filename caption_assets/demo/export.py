@@ -81,7 +81,7 @@ def _write(network: DemoNetwork, tokenizer: PreTrainedTokenizerFast, folder: Pat
         raise ValueError(f"weights do not fit: missing {missing}, unexpected {result.unexpected_keys}")
     model.tie_weights()
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _write_tokenizer(tokenizer, folder)
     files: dict[str, dict[str, Any]] = {
         "preprocessor_config.json": _PROCESSOR,
         "processor_config.json": {"processor_class": "Idefics3Processor", "image_seq_len": IMAGE_TOKENS},
@@ -89,6 +89,16 @@ def _write(network: DemoNetwork, tokenizer: PreTrainedTokenizerFast, folder: Pat
     }
     for name, contents in files.items():
         (folder / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    contents = json.loads(settings.read_text(encoding="utf-8"))
+    for loading_detail in ("is_local", "local_files_only"):
+        # left over from how the tokenizer was loaded; without it two exports of the same model are the same files
+        contents.pop(loading_detail, None)
+    settings.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
 def export(network: DemoNetwork, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

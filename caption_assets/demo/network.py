@@ -286,21 +286,23 @@ class DemoNetwork(nn.Module):
             if name.endswith(("out_proj.weight", "fc2.weight", "o_proj.weight", "down_proj.weight")):
                 parameter.data.mul_(0.3)
 
-    def forward(self, pixels: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor, image_rows: int
+    ) -> tuple[Tensor, Tensor]:
         """Hidden states (rows, length, width) before the head, and patch predictions (pictures, 64, classes + 4).
 
-        pixels: (pictures, 3, 96, 96) in -1..1, belonging to the first rows; tokens and positions: (rows, length);
-        mask: bool (rows, length, length), true where a token may look.
+        pixels: (pictures, 3, 96, 96) in -1..1, of which the first `image_rows` belong to the first rows and the others
+        are only seen by the patch head; tokens and positions: (rows, length); mask: bool (rows, length, length), true
+        where a token may look.
         """
         features = self.model.vision_model(pixels)
         patches = self.patch_head(features)
         hidden = self.model.text_model.embed_tokens(tokens)
-        pictures = pixels.shape[0]
-        if pictures:
-            image = self.model.connector.modality_projection.proj(features).to(hidden.dtype)
+        if image_rows:
+            image = self.model.connector.modality_projection.proj(features[:image_rows]).to(hidden.dtype)
             end = IMAGE_START + IMAGE_TOKENS
-            with_image = torch.cat([hidden[:pictures, :IMAGE_START], image, hidden[:pictures, end:]], 1)
-            hidden = torch.cat([with_image, hidden[pictures:]], 0)
+            with_image = torch.cat([hidden[:image_rows, :IMAGE_START], image, hidden[:image_rows, end:]], 1)
+            hidden = torch.cat([with_image, hidden[image_rows:]], 0)
         half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
         table_cosine, table_sine = self.get_buffer("cosine"), self.get_buffer("sine")
         cosine, sine = table_cosine[positions][:, None].to(half), table_sine[positions][:, None].to(half)

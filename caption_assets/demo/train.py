@@ -1,12 +1,13 @@
 """Trains the demo model from scratch on two CPU cores: `python -m caption_assets.demo.train`.
 
 Every process draws its own scenes, gradients are averaged (gloo), and the learning rate follows the clock: constant
-for the first half of `--minutes`, then linearly down. `--resume` goes on from the last checkpoint, or, without one,
-from the bundled weights. The loss curve is appended to a CSV file beside the checkpoint.
+for the first half of `--minutes`, then linearly down. Ctrl-C ends a run with a checkpoint; `--resume` goes on from it,
+or, where there is none, from the exported weights. The loss curve is appended to a CSV file beside the checkpoint.
 """
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ class Settings:
     resume: bool
     pictures: int
     syntheses: int
+    silent: int
     rate: float
     export_minutes: float
     processes: int
@@ -42,6 +44,9 @@ def parse(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, else the exported weights")
     parser.add_argument("--pictures", type=int, default=16, help="pictures per process and step")
     parser.add_argument("--syntheses", type=int, default=6, help="text-only syntheses per process and step")
+    parser.add_argument(
+        "--silent", type=int, default=16, help="further pictures per process and step, without captions"
+    )
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--export-minutes", type=float, default=20.0, help="minutes between interim exports")
     parser.add_argument("--processes", type=int, default=2)
@@ -71,12 +76,15 @@ def main() -> None:
             others.append(subprocess.Popen([*command, "--rank", str(rank), "--port", str(port)]))
     from caption_assets.demo.trainer import Trainer
 
+    trainer = Trainer(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: trainer.interrupt())
     try:
-        Trainer(settings).run()
+        trainer.run()
     finally:
         for process in others:
             if sys.exc_info()[0] is not None:
-                process.terminate()
+                process.kill()
             process.wait()
 
 

@@ -21,7 +21,7 @@ WARM_UP_STEPS: Final = 100
 CONSTANT_SHARE: Final = 0.5
 LAST_RATE: Final = 0.01
 CHECKPOINT_SECONDS: Final = 300.0
-PATCH_WEIGHT, BOX_WEIGHT = 0.5, 2.0
+OBJECT_WEIGHT, GROUND_WEIGHT, BOX_WEIGHT = 0.5, 0.3, 2.0
 
 
 def rate_factor(step: int, share: float) -> float:
@@ -51,9 +51,10 @@ class Trainer:
         rest = [parameter for name, parameter in self.network.named_parameters() if name not in matrices]
         self.muon = Muon(matrices.values(), settings.rate)
         self.adam = torch.optim.AdamW(rest, lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self.maker = BatchMaker(self.tokenizer, settings.pictures, settings.syntheses)
+        self.maker = BatchMaker(self.tokenizer, settings.pictures, settings.syntheses, settings.silent)
         self.step = 0
         self.elapsed = 0.0
+        self.interrupted = False
         if settings.resume:
             self._resume()
 
@@ -95,19 +96,25 @@ class Trainer:
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts."""
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, patches = self.network(batch.pixels, batch.tokens, batch.positions, batch.mask)
+            hidden, patches = self.network(batch.pixels, batch.tokens, batch.positions, batch.mask, batch.image_rows)
             scores = self.network.logits(hidden[:, :-1][batch.targets[:, 1:]])
         text = functional.cross_entropy(scores.float(), batch.tokens[:, 1:][batch.targets[:, 1:]])
         patches = patches.float()
-        labels = functional.cross_entropy(patches[..., :PATCH_CLASSES].flatten(0, 1), batch.patch_classes.flatten())
         shown = batch.patch_boxes[..., 0] >= 0
+        # averaged apart: most patches show the background, and the few others hold what is hard, the shapes
+        objects, ground = (
+            functional.cross_entropy(patches[where][:, :PATCH_CLASSES], batch.patch_classes[where])
+            if bool(where.any())
+            else patches.sum() * 0.0
+            for where in (shown, ~shown)
+        )
         boxes = (
             functional.smooth_l1_loss(patches[..., PATCH_CLASSES:][shown], batch.patch_boxes[shown], beta=0.05)
             if bool(shown.any())
             else patches.sum() * 0.0
         )
-        parts = {"text": text.detach(), "patches": labels.detach(), "boxes": boxes.detach()}
-        return text + PATCH_WEIGHT * labels + BOX_WEIGHT * boxes, parts
+        parts = {"text": text.detach(), "patches": objects.detach(), "boxes": boxes.detach()}
+        return text + OBJECT_WEIGHT * objects + GROUND_WEIGHT * ground + BOX_WEIGHT * boxes, parts
 
     def _average_gradients(self) -> None:
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.network.parameters()]
@@ -132,12 +139,16 @@ class Trainer:
         self.muon.zero_grad()
         self.adam.zero_grad(set_to_none=True)
 
-    def _agree(self, value: float) -> float:
-        """The first process' clock is everybody's."""
-        shared = torch.tensor([value], dtype=torch.float64)
+    def _agree(self, elapsed: float) -> tuple[float, bool]:
+        """The first process' clock, and its wish to stop, are everybody's."""
+        shared = torch.tensor([elapsed, float(self.interrupted)], dtype=torch.float64)
         if self.world > 1:
             distributed.broadcast(shared, 0)
-        return float(shared)
+        return float(shared[0]), bool(shared[1])
+
+    def interrupt(self) -> None:
+        """End the run after the current step, with a checkpoint; the first process' word counts."""
+        self.interrupted = True
 
     def run(self) -> None:
         """Train until the time is up, then export."""
@@ -147,9 +158,9 @@ class Trainer:
         stream = batches(self.maker, self.rank, self.step)
         with Progress(settings, self.step, self.elapsed) as progress:
             while True:
-                self.elapsed = self._agree(time.monotonic() - start)
+                self.elapsed, stopped = self._agree(time.monotonic() - start)
                 share = self.elapsed / 60 / settings.minutes
-                if share >= 1:
+                if stopped or share >= 1:
                     break
                 drawing = time.monotonic()
                 batch = next(stream)
@@ -170,7 +181,8 @@ class Trainer:
                     exported = self.elapsed
         if self.rank == 0:
             self.save()
-            export(self.network, self.tokenizer, settings.out)
+            if not stopped:
+                export(self.network, self.tokenizer, settings.out)
         if self.world > 1:
             distributed.barrier()
             distributed.destroy_process_group()

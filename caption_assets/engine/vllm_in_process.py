@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from caption_assets.engine import rendering
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 
 _START_TIMEOUT_SECONDS = 1800.0
+_TOO_LONG = re.compile(r"longer than|max_model_len|maximum (model|context) length|exceeds? .*(context|length)", re.I | re.S)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class InProcessEngine:
                 _, (prompt,) = engine.renderer.render_chat([rendering.messages(entry.request)], params)
                 self._running[entry.request.request_id] = entry
                 engine.add_request(entry.request.request_id, prompt, rendering.sampling_params(entry.request))
-            except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+            except Exception as error:  # whatever a request makes vLLM raise here is the request's fault alone
                 self._running.pop(entry.request.request_id, None)
                 entry.resolve(rejection(error))
 
@@ -153,5 +155,5 @@ class InProcessEngine:
 def rejection(error: Exception) -> EngineFailure:
     """What vLLM's refusal of a request means: it would refuse it again."""
     text = str(error)
-    too_long = "longer than" in text or "maximum model length" in text or "max_model_len" in text
+    too_long = _TOO_LONG.search(text) is not None
     return EngineFailure("too_long" if too_long else "prompt", f"{type(error).__name__}: {text}"[:1000], retryable=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from caption_assets.captioning.binding import BoundPerspective
@@ -47,13 +48,13 @@ def export_dataset(
     samples = 0
     for shard in shards:
         name = f"{shard.key}{format_.suffix}"
+        found = read_samples(lake, shard, bound)
+        first = next(found, None)
+        if first is None:
+            continue  # an empty TAR or JSONL file stops some readers
         with lake.place(f"{folder}/{name}") as file:
-            written = format_.write(lake, read_samples(lake, shard, bound), file)
-        if written:
-            files.append(name)
-            samples += written
-        else:
-            lake.remove(f"{folder}/{name}")  # an empty TAR or JSONL file stops some readers
+            samples += format_.write(lake, chain([first], found), file)
+        files.append(name)
     for name in set(lake.list(folder)) - set(files):
         lake.remove(f"{folder}/{name}")
     return Exported(files, samples, lake.url(folder))

@@ -1,11 +1,14 @@
 """The catalog: DuckDB views over the lake, and a small manifest of perspectives. It holds no data of its own.
 
-Every table's glob also matches a zero-row file, so that no view fails on an empty lake. `captions_<perspective>` shows, per
-picture, the row of the current form, or the latest earlier one (`is_current` false) until the current one is there.
+Every table's glob also matches a zero-row file, so that no view fails on an empty lake. `captions_<perspective>` shows,
+per picture, the row of the current form, or the latest earlier one (`is_current` false) until the current one is there.
+A picture that stands in several shards has rows in each: `rows.<perspective>` and `caption_rows` show one per picture
+and shard, which is what `stale` and `shards` go by, as the runs do.
 """
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,31 +70,44 @@ def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnecti
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted]) -> None:
-    """Create the manifest and all views in an empty database."""
+    """Create the manifest and all views in an empty database. There is at least one perspective."""
     current = read_current(lake)
-    names = [name.removeprefix("perspective=") for name in lake.list("captions")]
-    forms = {name: _fingerprints(lake, name) for name in names}
+    names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
+    forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
     connection.execute(f"CREATE VIEW media AS {_read(lake, 'media/*/*.parquet')}")
     connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')}")
+    connection.execute("CREATE SCHEMA rows")
     for name, fingerprints in forms.items():
         _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
-    _create_union(connection, list(forms))
+    _create_unions(connection, list(forms))
     for statement in _SUMMARIES:
         connection.execute(
-            statement.format(
-                failures=_read(lake, "failures/*/*/*.parquet"), plans=_read(lake, "shards/*/*.parquet")
-            )
+            statement.format(failures=_read(lake, "failures/*/*/*.parquet"), plans=_read(lake, "shards/*/*.parquet"))
         )
 
 
 def _fingerprints(lake: Lake, name: str) -> list[str]:
-    return [entry.removeprefix("fingerprint=") for entry in lake.list(f"captions/perspective={name}")]
+    """The forms of a perspective that have a file: a writer that was killed can leave folders without one."""
+    folder = f"captions/perspective={name}"
+    forms = [entry for entry in lake.list(folder) if entry.startswith("fingerprint=")]
+    return [entry.removeprefix("fingerprint=") for entry in forms if _has_file(lake, f"{folder}/{entry}")]
+
+
+def _has_file(lake: Lake, form: str) -> bool:
+    datasets = (f"{form}/{dataset}" for dataset in lake.list(form))
+    shards = (f"{dataset}/{shard}" for dataset in datasets for shard in lake.list(dataset))
+    return any(name.endswith(".parquet") for shard in shards for name in lake.list(shard))
 
 
 def _read(lake: Lake, pattern: str) -> str:
-    location = lake.url(pattern).replace("'", "''")
-    return f"SELECT * FROM read_parquet('{location}', union_by_name = true, hive_partitioning = false)"
+    return f"SELECT * FROM read_parquet({_location(lake, pattern)}, union_by_name = true, hive_partitioning = false)"
+
+
+def _location(lake: Lake, pattern: str) -> str:
+    """A glob under the lake as an SQL string; the lake's own path is taken literally."""
+    path = f"{glob.escape(lake.url('').rstrip('/'))}/{pattern}"
+    return "'" + path.replace("'", "''") + "'"
 
 
 def _create_manifest(
@@ -114,11 +130,11 @@ def _create_manifest(
 def _create_captions_view(
     connection: duckdb.DuckDBPyConnection, lake: Lake, name: str, fingerprints: list[str], shown: str
 ) -> None:
-    """The typed view of one perspective: all forms, converted to the shown one's type, one row a picture."""
+    """The typed views of one perspective: all forms, converted to the shown one's type."""
     shown = shown if shown in fingerprints else fingerprints[0]
     folder = layout.fingerprint_folder(name, shown)
-    location = lake.url(f"{folder}/*/*/*.parquet").replace("'", "''")
-    output = connection.execute(f"SELECT output FROM read_parquet('{location}') LIMIT 0").description[0][1]
+    location = _location(lake, f"{folder}/*/*/*.parquet")
+    output = connection.execute(f"SELECT output FROM read_parquet({location}) LIMIT 0").description[0][1]
     selects = []
     for each in [shown, *(other for other in fingerprints if other != shown)]:
         select = _read(lake, f"{layout.fingerprint_folder(name, each)}/*/*/*.parquet")
@@ -130,25 +146,29 @@ def _create_captions_view(
     taken = {*tables.META_COLUMNS, "output", "is_current"}
     flat = "".join(f', output."{field}" AS "{field}"' for field in fields if field.lower() not in taken)
     connection.execute(
-        f"""CREATE VIEW "captions_{name}" AS
+        f"""CREATE VIEW rows."{name}" AS
         SELECT *, fingerprint = '{shown}' AS is_current{flat}
         FROM ({" UNION ALL BY NAME ".join(selects)})
+        QUALIFY row_number() OVER (PARTITION BY media_id, shard ORDER BY is_current DESC, created_at DESC) = 1"""
+    )
+    connection.execute(  # what was paid for rather than its copies, so that `contributors` counts it
+        f"""CREATE VIEW "captions_{name}" AS SELECT * FROM rows."{name}"
         QUALIFY row_number() OVER (
-            PARTITION BY media_id ORDER BY fingerprint = '{shown}' DESC, created_at DESC, reused_from IS NULL DESC
+            PARTITION BY media_id ORDER BY is_current DESC, reused_from IS NULL DESC, created_at DESC
         ) = 1"""
     )
 
 
-def _create_union(connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
+def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
+    """`captions` over all perspectives' views, and `caption_rows` over those of all shards, without the outputs."""
     columns = ", ".join(tables.META_COLUMNS)
-    selects = [
+    captions = [
         f'SELECT {columns}, is_current, CAST(to_json(output) AS JSON) AS output FROM "captions_{name}"'
         for name in sorted(names)
     ]
-    if not selects:
-        typed = ", ".join(f"NULL::VARCHAR AS {column}" for column in tables.META_COLUMNS)
-        selects = [f"SELECT {typed}, true AS is_current, NULL::JSON AS output WHERE false"]
-    connection.execute(f"CREATE VIEW captions AS {' UNION ALL '.join(selects)}")
+    rows = [f'SELECT {columns}, is_current FROM rows."{name}"' for name in sorted(names)]
+    connection.execute(f"CREATE VIEW captions AS {' UNION ALL '.join(captions)}")
+    connection.execute(f"CREATE VIEW caption_rows AS {' UNION ALL '.join(rows)}")
 
 
 _SUMMARIES = (
@@ -158,6 +178,9 @@ _SUMMARIES = (
     WHERE f.stage = 'media' OR EXISTS (
         SELECT 1 FROM perspectives p
         WHERE p.perspective = f.stage AND f.fingerprint = coalesce(p.fingerprint, p.current)
+    ) AND NOT EXISTS (
+        SELECT 1 FROM caption_rows c WHERE c.perspective = f.stage AND c.shard = f.shard AND c.media_id = f.media_id
+        AND c.fingerprint = f.fingerprint
     )""",
     """CREATE VIEW shards AS
     WITH planned AS (
@@ -169,7 +192,7 @@ _SUMMARIES = (
                count(*) FILTER (stage <> 'media') AS caption_failures
         FROM failures GROUP BY ALL
     ), captioned AS (
-        SELECT shard, count(*) FILTER (is_current) AS captions FROM captions GROUP BY ALL
+        SELECT shard, count(*) FILTER (is_current) AS captions FROM caption_rows GROUP BY ALL
     )
     SELECT dataset, shard, planned, coalesce(media, 0) AS media, coalesce(pictures, 0) AS pictures,
            coalesce(media_failures, 0) AS media_failures, coalesce(captions, 0) AS captions,
@@ -184,10 +207,10 @@ _SUMMARIES = (
     WITH wanted AS (SELECT perspective, fingerprint, inputs FROM perspectives WHERE fingerprint IS NOT NULL),
     pictures AS (SELECT DISTINCT media_id, dataset, shard FROM media),
     reads AS (
-        SELECT w.perspective, c.media_id,
+        SELECT w.perspective, c.shard, c.media_id,
                sha256(string_agg(c.perspective || '=' || c.output_digest, ',' ORDER BY c.perspective)) AS digest,
                count(*) = any_value(len(w.inputs)) AS has_all
-        FROM wanted w JOIN captions c ON list_contains(w.inputs, c.perspective)
+        FROM wanted w JOIN caption_rows c ON list_contains(w.inputs, c.perspective)
         GROUP BY ALL
     ), failed AS (SELECT DISTINCT stage, shard, media_id, fingerprint FROM failures)
     SELECT w.perspective, p.dataset, p.shard, p.media_id,
@@ -197,12 +220,10 @@ _SUMMARIES = (
                 ELSE 'inputs_changed' END AS reason,
            c.fingerprint AS fingerprint, w.fingerprint AS wanted
     FROM wanted w CROSS JOIN pictures p
-    LEFT JOIN captions c ON c.perspective = w.perspective AND c.media_id = p.media_id
-    LEFT JOIN reads r ON r.perspective = w.perspective AND r.media_id = p.media_id
+    LEFT JOIN caption_rows c ON c.perspective = w.perspective AND c.shard = p.shard AND c.media_id = p.media_id
+    LEFT JOIN reads r ON r.perspective = w.perspective AND r.shard = p.shard AND r.media_id = p.media_id
     LEFT JOIN failed f ON f.stage = w.perspective AND f.shard = p.shard AND f.media_id = p.media_id
         AND f.fingerprint = w.fingerprint
     WHERE f.media_id IS NOT NULL OR c.media_id IS NULL OR c.fingerprint <> w.fingerprint
        OR (r.has_all AND c.input_digest IS NOT NULL AND c.input_digest <> r.digest)""",
 )
-
-

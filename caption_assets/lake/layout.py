@@ -28,9 +28,10 @@ class Shard:
     def parse(cls, key: str) -> Shard:
         """Read a partition key. Raises ValueError when it is not a shard's."""
         match = _SHARD.fullmatch(key)
-        if not match or ".." in key:
+        shard = cls(match["dataset"], int(match["number"])) if match else None
+        if shard is None or shard.key != key or ".." in key:  # other spellings of a number would be other partitions
             raise ValueError(f"{key!r} is not a shard: expected <dataset>-<six digits>")
-        return cls(match["dataset"], int(match["number"]))
+        return shard
 
 
 def plan_folder(dataset: str) -> str:
@@ -52,6 +53,12 @@ def segment(shard: Shard, generation: int = 0) -> str:
     """A shard's TAR of normalised pictures; a repair writes the next generation."""
     suffix = f".{generation}" if generation else ""
     return f"media/dataset={shard.dataset}/{shard.key}{suffix}.tar"
+
+
+def segment_generation(shard: Shard, name: str) -> int | None:
+    """The generation of a shard's segment by its file name; None for any other file."""
+    match = re.fullmatch(re.escape(shard.key) + r"(?:\.([1-9][0-9]*))?\.tar", name)
+    return int(match[1] or 0) if match else None
 
 
 def fingerprint_folder(perspective: str, fingerprint: str) -> str:

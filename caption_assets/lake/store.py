@@ -1,23 +1,25 @@
 """The lake's root: atomic files on a folder or an object store, through fsspec.
 
-A reader never sees half a file: a local file is written beside and renamed, an object is one PUT. A claim is a file made
-by create-if-absent (hard link locally, `If-None-Match: *` on an object store): of two writers exactly one wins.
+A reader never sees half a file: a local file is written beside and renamed, an object is one PUT. A claim is a file
+made by create-if-absent (hard link locally, `If-None-Match: *` on an object store): of two writers exactly one wins.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 _STRAY_AGE_SECONDS = 3600.0
 
@@ -30,9 +32,13 @@ class Lake:
     """
 
     def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-        self.local = "://" not in self.root or self.root.startswith("file://")
-        self.fs, self._base = fsspec.core.url_to_fs(self.root)
+        self.local = "://" not in root or root.startswith("file://")
+        self.root = root if root.endswith("://") else root.rstrip("/")
+        if self.local:  # not url_to_fs: it takes a "::" in a folder's name for a chain of filesystems
+            self.fs, self._base = LocalFileSystem(), self.root.removeprefix("file://")
+        else:
+            self.fs, base = fsspec.core.url_to_fs(self.root)
+            self._base = base.rstrip("/")
 
     def path(self, relative: str) -> str:
         """Path of a file as this lake's filesystem names it."""
@@ -40,25 +46,34 @@ class Lake:
 
     def url(self, relative: str) -> str:
         """Path of a file as a user or DuckDB names it: absolute locally, a URL elsewhere."""
-        return self.path(relative) if self.local else f"{self.root}/{relative}"
+        return self.path(relative) if self.local else f"{self.root.removesuffix('/')}/{relative}"
 
     def exists(self, relative: str) -> bool:
         """Whether the file is there now (never from a cached listing)."""
-        self.fs.invalidate_cache(self.path(relative).rsplit("/", 1)[0])
+        self._forget_listing(relative)
         return bool(self.fs.exists(self.path(relative)))
+
+    def size(self, relative: str) -> int | None:
+        """Length of the file in bytes; None where there is none."""
+        self._forget_listing(relative)
+        try:
+            return int(self.fs.info(self.path(relative))["size"])
+        except FileNotFoundError:
+            return None
 
     def list(self, folder: str) -> list[str]:
         """Names of the entries in a folder, sorted; empty where there is no such folder."""
-        base = self.path(folder)
+        base = self.path(folder).rstrip("/")
         self.fs.invalidate_cache(base)
         try:
-            entries = self.fs.ls(base, detail=False)
-        except FileNotFoundError:
+            entries = [name.rstrip("/") for name in self.fs.ls(base, detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in entries)
+        # an object store may list a folder's own marker
+        return sorted({name.rsplit("/", 1)[-1] for name in entries if name != base})
 
     def read(self, relative: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
+        """The whole file, as it is now. Raises FileNotFoundError."""
         return cast(bytes, self.fs.cat_file(self.path(relative)))
 
     def read_range(self, relative: str, offset: int, length: int) -> bytes:
@@ -66,7 +81,8 @@ class Lake:
         return cast(bytes, self.fs.cat_file(self.path(relative), start=offset, end=offset + length))
 
     def open(self, relative: str) -> BinaryIO:
-        """The file, opened to read."""
+        """The file, opened to read. Raises FileNotFoundError."""
+        self._forget_listing(relative)  # a cached size would cut or pad a file that was replaced
         return cast(BinaryIO, self.fs.open(self.path(relative), "rb"))
 
     def write(self, relative: str, data: bytes) -> None:
@@ -74,10 +90,9 @@ class Lake:
         if not self.local:
             self.fs.pipe_file(self.path(relative), data)
             return
-        with self._beside(relative) as temporary:
+        with self.scratch() as temporary:
             temporary.write_bytes(data)
-            _sync(temporary)
-            temporary.replace(self.path(relative))
+            self.put(temporary, relative)
 
     def create(self, relative: str, data: bytes) -> bool:
         """Put a file in place only if there is none: False when somebody else was first."""
@@ -87,25 +102,56 @@ class Lake:
             except FileExistsError:
                 return False
             return True
-        with self._beside(relative) as temporary:
+        with self.scratch() as temporary:
             temporary.write_bytes(data)
-            _sync(temporary)
-            try:
-                os.link(temporary, self.path(relative))
-            except FileExistsError:
-                return False
-            return True
+            return self.put(temporary, relative, exclusive=True)
 
     @contextmanager
     def place(self, relative: str) -> Iterator[Path]:
         """Give a local scratch file to write; when the block ends well it becomes `relative`, atomically."""
-        with self._beside(relative) as temporary:
+        with self.scratch() as temporary:
             yield temporary
-            if self.local:
-                _sync(temporary)
-                temporary.replace(self.path(relative))
-            else:
-                self.fs.put_file(str(temporary), self.path(relative))
+            self.put(temporary, relative)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Name a local scratch file to write and `put`, removed afterwards; on a local lake, on its own filesystem."""
+        folder = self._scratch()
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{uuid.uuid4().hex}.tmp"
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put(self, file: Path, relative: str, *, exclusive: bool = False) -> bool:
+        """Make a finished scratch file `relative`, atomically.
+
+        Args:
+            file: what `scratch` named; it may be gone afterwards.
+            relative: its name in the lake.
+            exclusive: only if there is none yet; else what is there is replaced.
+
+        Returns:
+            False when it was to be exclusive, and there is one.
+        """
+        target = self.path(relative)
+        if not self.local:
+            try:
+                self.fs.put_file(str(file), target, mode="create" if exclusive else "overwrite")
+            except FileExistsError:
+                return False
+            return True
+        _sync(file)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        if not exclusive:
+            file.replace(target)
+            return True
+        try:
+            os.link(file, target)
+        except FileExistsError:
+            return _same_file(file, target)
+        return True
 
     def remove(self, relative: str) -> None:
         """Delete a file; nothing happens where there is none."""
@@ -118,43 +164,43 @@ class Lake:
         """Delete scratch files that writers killed an hour ago or more left behind."""
         scratch = self._scratch()
         for file in scratch.glob("*.tmp") if scratch.is_dir() else ():
-            if time.time() - file.stat().st_mtime > _STRAY_AGE_SECONDS:
-                file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its writer, or another cleaner, was faster
+                if time.time() - file.stat().st_mtime > _STRAY_AGE_SECONDS:
+                    file.unlink()
 
-    def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
+    def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file as a table. Raises FileNotFoundError."""
-        with self.open(relative) as file:
-            return pq.ParquetFile(file).read(columns=columns)
+        file = pq.ParquetFile(pa.BufferReader(self.read(relative)))
+        return file.read(columns=None if columns is None else [*columns])
+
+    def remove_folder(self, folder: str) -> None:
+        """Delete a folder and all under it; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            if self.local:
+                shutil.rmtree(self.path(folder))
+            else:
+                self.fs.rm(self.path(folder), recursive=True)
 
     def _scratch(self) -> Path:
         if self.local:
             return Path(self.path(".scratch"))
-        return Path(os.environ.get("TMPDIR", "/tmp")) / "caption-assets-scratch"
+        return Path(tempfile.gettempdir()) / f"caption-assets-scratch-{os.getuid()}"
 
-    @contextmanager
-    def _beside(self, relative: str) -> Iterator[Path]:
-        """A scratch file on the lake's own filesystem (renaming must stay atomic), removed afterwards."""
-        scratch = self._scratch()
-        scratch.mkdir(parents=True, exist_ok=True)
-        if self.local:
-            Path(self.path(relative)).parent.mkdir(parents=True, exist_ok=True)
-        temporary = scratch / f"{uuid.uuid4().hex}.tmp"
-        try:
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def remove_folder(self, folder: str) -> None:
-        """Delete a folder and all under it."""
-        if self.local:
-            shutil.rmtree(self.path(folder), ignore_errors=True)
-        elif self.fs.exists(self.path(folder)):
-            self.fs.rm(self.path(folder), recursive=True)
+    def _forget_listing(self, relative: str) -> None:
+        self.fs.invalidate_cache(self.path(relative).rsplit("/", 1)[0])
 
 
 def _sync(file: Path) -> None:
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
+
+
+def _same_file(file: Path, target: str) -> bool:
+    """Whether a link that "exists already" is our own: NFS repeats a request whose answer was lost."""
+    try:
+        return file.samefile(target)
+    except FileNotFoundError:
+        return False
 
 
 def table_bytes(table: pa.Table) -> bytes:

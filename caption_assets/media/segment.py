@@ -17,17 +17,25 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 class SegmentWriter:
-    """Writes one segment to a local file."""
+    """Writes one segment to a local file.
+
+    Args:
+        path: the file, which is created or replaced.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (__exit__ closes it)
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a member and return the offset of its data in the file."""
+        """Append a member and return the offset of its data in the file.
+
+        Raises:
+            ValueError: the name is too long for USTAR.
+        """
         info = tarfile.TarInfo(name)
         info.size = len(data)
         info.mode = 0o644
-        offset = self._tar.offset + _BLOCK
+        offset = self._tar.offset + _BLOCK  # a USTAR header is one block, whatever the name
         self._tar.addfile(info, io.BytesIO(data))
         return offset
 

@@ -41,9 +41,13 @@ def read_json(path: Path) -> tuple[Any, list[str]]:
         return value
 
     try:
-        return json.loads(text, object_pairs_hook=collect, parse_constant=_reject_constant), twice
+        value = json.loads(text, object_pairs_hook=collect, parse_constant=_reject_constant)
+        json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text holds a lone surrogate, which no UTF-8 can store") from error
+    return value, twice
 
 
 def _reject_constant(name: str) -> Any:

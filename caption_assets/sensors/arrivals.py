@@ -1,25 +1,25 @@
 """`arrivals_<dataset>`: sees new pictures of a watched dataset, plans them, and launches their shards.
 
-The plan in the lake is the truth, the cursor only the number of shards handed over: a tick that dies anywhere is made good
-by the next one, which finds shards that are planned, beyond the cursor and without media.
+The plan in the lake is the truth, the cursor only the number of the last shard handed over: a tick that dies anywhere
+is made good by the next one, which finds shards that are planned, beyond the cursor and without media.
 """
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
+from pathlib import PurePosixPath
 
 import dagster as dg
 
-from caption_assets.config import PipelineConfig
+from caption_assets.config import PipelineConfig, load_config
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.partitions import shards_partitions, unregistered
+from caption_assets.partitions import SHARDS, shards_partitions, unregistered
 from caption_assets.resources import PipelineResource
-from caption_assets.sources.planner import open_source, plan_dataset, planned_shards
+from caption_assets.sources.planner import Planned, open_source, plan_dataset
 
-_INTERVAL_SECONDS = 15
+_INTERVAL_SECONDS = 30
 _SHARDS_PER_RUN = 50
 _CURSOR_VERSION = 1
 
@@ -37,29 +37,33 @@ def _build(name: str) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Plans new pictures of {name} and captions them.",
     )
-    def arrivals(
-        context: dg.SensorEvaluationContext, pipeline: PipelineResource
-    ) -> dg.SensorResult | dg.SkipReason:
-        settings, lake = pipeline.config(), pipeline.lake()
+    def arrivals(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
+        settings = load_config(pipeline.config_file, check_paths=False)  # an absent folder is told below
+        lake = Lake(settings.lake)
         try:
             source = open_source(settings, name, settle=True)
             planned = plan_dataset(lake, name, source, settings.datasets[name].shard_size)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             return dg.SkipReason(f"the folder of {name} is not there: {error}")
-        waiting = _waiting(lake, planned_shards(lake, name), handed_over(context.cursor))
+        waiting = _waiting(lake, planned.shards, handed_over(context.cursor))
         if not waiting:
             return dg.SkipReason(f"no new pictures in {name} ({len(planned.shards)} shards planned)")
-        keys = ", ".join(shard.key for shard in waiting)
-        context.log.info(f"{planned.new_items} new pictures → {keys}")
+        context.log.info(_explanation(planned, waiting))
+        known = context.instance.get_dynamic_partitions(SHARDS)
+        new = unregistered(context.instance, waiting)
         return dg.SensorResult(
-            run_requests=[_request(chunk) for chunk in contiguous(waiting)],
-            dynamic_partitions_requests=[
-                shards_partitions.build_add_request(unregistered(context.instance, waiting))
-            ],
+            run_requests=[_request(chunk) for chunk in contiguous(waiting, [*known, *new])],
+            dynamic_partitions_requests=[shards_partitions.build_add_request(new)] if new else [],
             cursor=json.dumps({"version": _CURSOR_VERSION, "handed_over": waiting[-1].number}),
         )
 
     return arrivals
+
+
+def _explanation(planned: Planned, waiting: Sequence[Shard]) -> str:
+    """The tick in one line, for its log."""
+    what = f"{planned.new_items} new pictures" if planned.new_items else "no new pictures, but shards never handed over"
+    return f"{what} → {'shard' if len(waiting) == 1 else 'shards'} {', '.join(shard.key for shard in waiting)}"
 
 
 def handed_over(cursor: str | None) -> int:
@@ -71,11 +75,17 @@ def handed_over(cursor: str | None) -> int:
         return -1
 
 
-def contiguous(shards: Sequence[Shard]) -> list[list[Shard]]:
-    """Runs of consecutive numbers, cut to what one run may take."""
-    chunks: list[list[Shard]] = [[shards[0]]] if shards else []
-    for before, shard in pairwise(shards):
-        if shard.number == before.number + 1 and len(chunks[-1]) < _SHARDS_PER_RUN:
+def contiguous(shards: Sequence[Shard], partitions: Sequence[str]) -> list[list[Shard]]:
+    """Cut shards into ranges of partitions, and to what one run may take.
+
+    Dagster's ranges follow the order in which partitions were added: where another dataset's shard stands between two
+    of these, a range over both would take it along.
+    """
+    place = {key: number for number, key in enumerate(partitions)}
+    chunks: list[list[Shard]] = []
+    for shard in sorted(shards, key=lambda each: place[each.key]):
+        follows = bool(chunks) and place[shard.key] == place[chunks[-1][-1].key] + 1
+        if follows and len(chunks[-1]) < _SHARDS_PER_RUN:
             chunks[-1].append(shard)
         else:
             chunks.append([shard])
@@ -83,7 +93,11 @@ def contiguous(shards: Sequence[Shard]) -> list[list[Shard]]:
 
 
 def _waiting(lake: Lake, shards: Sequence[Shard], handed: int) -> list[Shard]:
-    return [shard for shard in shards if shard.number > handed and not lake.exists(layout.media_index(shard))]
+    beyond = [shard for shard in shards if shard.number > handed]
+    if not beyond:
+        return []
+    stored = set(lake.list(str(PurePosixPath(layout.media_index(beyond[0])).parent)))  # one listing, not N requests
+    return [shard for shard in beyond if f"{shard.key}.parquet" not in stored]
 
 
 def _request(shards: Sequence[Shard]) -> dg.RunRequest:

@@ -20,6 +20,11 @@ class Item:
     modified: datetime | None = None
     source: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes an item this one in its dataset."""
+        return self.uri, self.etag
+
 
 class FetchError(Exception):
     """An item's bytes could not be had; `kind` is a media failure kind."""

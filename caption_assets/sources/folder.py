@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from caption_assets.sources.base import FetchError, Item
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .jxl".split()
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl"]
 )
+
+_log = logging.getLogger(__name__)
+_ESCAPED = "file://"
+_CHANGED = "the file has changed since it was planned; the new one is an item of its own"
 
 
 class FolderSource:
     """Files with a picture's extension under a folder.
 
+    A URI is the absolute path; where that is no UTF-8 text, a percent-encoded `file://` URL of its bytes.
+
     Args:
         folder: absolute path.
-        recursive: whether sub-folders count; hidden files and folders never do.
+        recursive: whether sub-folders count; hidden files and folders, and links to folders, never do.
         settle_seconds: files changed more recently than this are left out of a scan.
     """
 
@@ -31,52 +40,73 @@ class FolderSource:
 
     def scan(self) -> Iterator[Item]:
         """Files in order of their names. Raises FileNotFoundError where the folder is gone."""
-        youngest = time.time() - self.settle_seconds
         for path, status in self._files(str(self.folder)):
-            if self.settle_seconds and status.st_mtime > youngest:
+            # the distance, not the order: a clock that is wrong (a camera's) must not keep a file out for years
+            if self.settle_seconds and abs(time.time() - status.st_mtime) < self.settle_seconds:
                 continue
-            yield Item(
-                uri=path,
-                etag=f"{status.st_size}-{status.st_mtime_ns}",
-                size=status.st_size,
-                modified=datetime.fromtimestamp(status.st_mtime, UTC),
-            )
+            yield Item(_uri(path), _etag(status), status.st_size, _modified(status))
 
     def fetch(self, uri: str, etag: str) -> bytes:
         """The file's bytes. Raises FetchError: gone, also when it has changed since it was planned."""
         try:
-            with open(uri, "rb") as file:
-                status = os.fstat(file.fileno())
-                if f"{status.st_size}-{status.st_mtime_ns}" != etag:
-                    raise FetchError("gone", "the file has changed since it was planned; the new one is an item of its own")
-                return file.read()
+            with open(_path(uri), "rb") as file:
+                if _etag(os.fstat(file.fileno())) != etag:
+                    raise FetchError("gone", _CHANGED)
+                data = file.read()
+                if _etag(os.fstat(file.fileno())) != etag or not etag.startswith(f"{len(data)}-"):
+                    raise FetchError("gone", _CHANGED)  # while it was read
+                return data
         except FileNotFoundError:
             raise FetchError("gone", "the file is no longer there") from None
         except PermissionError as error:
-            raise FetchError("forbidden", str(error)) from None
+            raise FetchError("forbidden", _reason(error)) from None
         except OSError as error:
-            raise FetchError("unreadable", str(error)) from None
+            raise FetchError("unreadable", _reason(error)) from None
 
     def _files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
         for entry in ordered:
-            if entry.name.startswith(".") or not _storable(entry.name):
+            if entry.name.startswith("."):
                 continue
             try:
-                if entry.is_dir():
-                    if self.recursive and not entry.is_symlink():
+                if entry.is_dir(follow_symlinks=False):
+                    if self.recursive:
                         yield from self._files(entry.path)
                 elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                    yield entry.path, entry.stat()
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode):  # a pipe would block its reader for ever
+                        yield entry.path, status
             except FileNotFoundError:
-                continue  # deleted while we looked
+                continue  # deleted while we looked, or a link to nothing
+            except OSError as error:
+                _log.warning("%s: left out of the scan: %s", entry.path, _reason(error))
 
 
-def _storable(name: str) -> bool:
-    """Whether a file name can be a UTF-8 string: Linux allows names that cannot."""
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _modified(status: os.stat_result) -> datetime | None:
     try:
-        name.encode()
+        return datetime.fromtimestamp(status.st_mtime, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None  # outside of the calendar
+
+
+def _uri(path: str) -> str:
+    """The path, or an escaped URL of it: Linux allows names that are no UTF-8 text, Parquet does not."""
+    try:
+        path.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return _ESCAPED + quote_from_bytes(os.fsencode(path))
+    return path
+
+
+def _path(uri: str) -> str | bytes:
+    return unquote_to_bytes(uri.removeprefix(_ESCAPED)) if uri.startswith(_ESCAPED) else uri
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong, without the path: messages travel further than the machine's file names should."""
+    return error.strerror or type(error).__name__

@@ -1,8 +1,8 @@
 """The planner: cuts what is new in a dataset into shards, append-only.
 
-New items are the scan minus all planned (uri, etag). A shard is claimed by creating its plan file where none is; a planner
-that finds its number taken reads what the other one planned and starts over. So two planners at once neither lose nor double
-an item, and planning again with nothing new does nothing.
+New items are the scan minus all planned (uri, etag). A shard is claimed by creating its plan file where none is; a
+planner that finds its number taken reads what the other one planned and starts over. So two planners at once neither
+lose nor double an item, and planning again with nothing new does nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> S
 
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
     """The shards of a dataset, in the order they were planned."""
-    names = lake.list(layout.plan_folder(dataset))
-    return sorted(Shard.parse(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet"))
+    shards = (_shard_of(name) for name in lake.list(layout.plan_folder(dataset)))
+    return sorted(shard for shard in shards if shard is not None and shard.dataset == dataset)
 
 
 def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> Planned:
@@ -58,7 +58,7 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
     while True:
         known, shards = _planned_identities(lake, dataset)
         number = shards[-1].number + 1 if shards else 0
-        fresh = (item for item in source.scan() if (item.uri, item.etag) not in known)
+        fresh = _unknown(source.scan(), known)
         lost = False
         for chunk in _chunks(fresh, shard_size):
             shard = Shard(dataset, number)
@@ -87,6 +87,22 @@ def _planned_identities(lake: Lake, dataset: str) -> tuple[set[tuple[str, str]],
         table = lake.read_table(layout.plan_file(shard), ["uri", "etag"])
         known.update(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
     return known, shards
+
+
+def _shard_of(name: str) -> Shard | None:
+    """The shard of a plan file; None for what others put beside."""
+    try:
+        return Shard.parse(name.removesuffix(".parquet")) if name.endswith(".parquet") else None
+    except ValueError:
+        return None
+
+
+def _unknown(items: Iterable[Item], known: set[tuple[str, str]]) -> Iterator[Item]:
+    """Items not in `known`, each once; they are known from then on."""
+    for item in items:
+        if item.key not in known:
+            known.add(item.key)
+            yield item
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

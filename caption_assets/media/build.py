@@ -1,0 +1,261 @@
+"""One writing of a shard's segment: what is kept is copied, what is missing is made, in the plan's order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from caption_assets.config import Media
+from caption_assets.lake import layout, tables
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake
+from caption_assets.media.decode import DecodeError, decode, exif_json
+from caption_assets.media.normalise import normalisation_id, normalise
+from caption_assets.media.segment import SegmentWriter
+from caption_assets.sources.base import FetchError, Item, Source
+
+Row = dict[str, Any]
+"""A row of the media table or of the failures table."""
+
+_log = logging.getLogger(__name__)
+_WORKERS = 2
+_READ_AHEAD = 16
+_MESSAGE_LENGTH = 1000
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A picture that is ready to be stored: kept from the old segment, or made now."""
+
+    item: Item
+    row: Row
+    data: bytes
+    extension: str
+
+
+def segment_path(row: Mapping[str, Any]) -> str:
+    """Where the segment of a media row is."""
+    return str(PurePosixPath(layout.media_index(Shard(row["dataset"], 0))).parent / row["segment"])
+
+
+def failure_fingerprint(media: Media) -> str:
+    """Names the settings on which a failure depends: those of the normalisation, and the limits."""
+    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}"
+
+
+class ShardBuild:
+    """What is known of a shard before it is written, and its writing.
+
+    Args:
+        kept: index rows to copy, by (uri, etag).
+        failures: all failures of the last run.
+        settled: those of them not to be tried again, by (uri, etag).
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        shard: Shard,
+        source: Source,
+        media: Media,
+        run_id: str,
+        kept: Mapping[tuple[str, str], Row],
+        failures: Sequence[Row],
+        settled: Mapping[tuple[str, str], Row],
+    ) -> None:
+        self._lake, self._shard, self._source, self._media, self._run_id = lake, shard, source, media, run_id
+        self._kept, self._settled = kept, settled
+        self._attempts = {(row["uri"], row["etag"]): int(row["attempts"]) for row in failures}
+        self._made: dict[tuple[str, str], _Ready | Row] = {}
+        self._created_at = tables.now()
+        self._generation = 0
+
+    def any_succeeds(self, pending: Sequence[Item]) -> bool:
+        """Try these items until one is a picture; no outcome is worked out twice."""
+        for item in pending:
+            outcome = self._made[item.key] = self._make(item)
+            if isinstance(outcome, _Ready):
+                return True
+        return False
+
+    def failures(self, items: Sequence[Item]) -> list[Row]:
+        """The failures known so far, in the plan's order."""
+        known = {**self._made, **self._settled}
+        outcomes = (known.get(item.key) for item in items if item.key not in self._kept)
+        return [outcome for outcome in outcomes if isinstance(outcome, dict)]
+
+    def write(
+        self, items: Sequence[Item], index: Sequence[Row], progress: Callable[[int, int], None]
+    ) -> tuple[list[Row], list[Row]]:
+        """Put a segment of all items' pictures in place; return media rows and failure rows in the plan's order.
+
+        Where there is no picture there is no segment either.
+        """
+        rows: list[Row] = []
+        failed: list[Row] = []
+        stored: dict[str, Row] = {}
+        with self._lake.scratch() as file:
+            with SegmentWriter(file) as segment:
+                for done, outcome in enumerate(self._outcomes(items), 1):
+                    if isinstance(outcome, _Ready):
+                        rows.append(self._store(segment, stored, outcome))
+                    else:
+                        failed.append(outcome)
+                    progress(done, len(items))
+            self._generation = self._place(file, index, empty=not rows)
+        name = PurePosixPath(layout.segment(self._shard, self._generation)).name
+        return [{**row, "segment": name} for row in rows], failed
+
+    def remove_older_segments(self) -> None:
+        """Delete what the segment written now replaces, and what runs that died left."""
+        for generation in self._generations():
+            if generation < self._generation:
+                self._lake.remove(layout.segment(self._shard, generation))
+
+    def tidy(self, index: Sequence[Row]) -> None:
+        """Delete what a run that died just before its end left beside a finished shard, without listing the folder."""
+        generation = layout.segment_generation(self._shard, index[0]["segment"]) if index else None
+        if generation:
+            self._lake.remove(layout.segment(self._shard, generation - 1))
+
+    def _generations(self) -> list[int]:
+        """The generations of the segment that are in the lake."""
+        folder = str(PurePosixPath(layout.media_index(self._shard)).parent)
+        found = (layout.segment_generation(self._shard, name) for name in self._lake.list(folder))
+        return sorted(generation for generation in found if generation is not None)
+
+    def _place(self, file: Path, index: Sequence[Row], *, empty: bool) -> int:
+        """Put the segment in place under a generation of its own.
+
+        A segment of a run that died before its index, or of another run at the same time, is taken over when it is the
+        same, and else left alone: an index must never come to point into a segment it does not describe.
+        """
+        indexed = layout.segment_generation(self._shard, index[0]["segment"]) if index else None
+        newest = -1 if indexed is None else indexed
+        while True:
+            for generation in self._generations():
+                if generation > newest and not empty and self._same(file, layout.segment(self._shard, generation)):
+                    return generation
+                newest = max(newest, generation)
+            if empty or self._lake.put(file, layout.segment(self._shard, newest + 1), exclusive=True):
+                return newest + 1
+
+    def _same(self, file: Path, path: str) -> bool:
+        try:
+            with self._lake.open(path) as there, file.open("rb") as here:
+                while chunk := here.read(_CHUNK):
+                    if there.read(len(chunk)) != chunk:
+                        return False
+                return not there.read(1)
+        except FileNotFoundError:
+            return False
+
+    def _outcomes(self, items: Sequence[Item]) -> Iterator[_Ready | Row]:
+        """Outcomes in the plan's order, made by a few threads with bounded read-ahead."""
+        waiting: deque[Future[_Ready | Row]] = deque()
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="media") as pool:
+            try:
+                for item in items:
+                    waiting.append(pool.submit(self._one, item))
+                    if len(waiting) >= _READ_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()  # an error ends the run now, not after what was read ahead
+
+    def _one(self, item: Item) -> _Ready | Row:
+        if outcome := self._made.pop(item.key, None) or self._settled.get(item.key):
+            return outcome
+        if row := self._kept.get(item.key):
+            try:
+                data = self._lake.read_range(segment_path(row), row["offset"], row["length"])
+            except FileNotFoundError:
+                data = b""
+            if hashlib.sha256(data).hexdigest() == row["bytes_sha256"]:
+                return _Ready(item, row, data, row["member"].rsplit(".", 1)[-1])
+            # what is stored is lost or damaged: make the picture again
+        return self._make(item)
+
+    def _make(self, item: Item) -> _Ready | Row:
+        """Fetch, decode and normalise an item: a picture, or a failure row."""
+        media = self._media
+        try:
+            if item.size > media.max_file_mb * 1e6:
+                raise DecodeError("too_large", f"{item.size} bytes are more than {media.max_file_mb:g} megabytes")
+            original = self._source.fetch(item.uri, item.etag)
+            picture = decode(original, max_megapixels=media.max_megapixels, target_pixels=media.max_pixels)
+            normalised = normalise(picture, media)
+        except (FetchError, DecodeError) as error:
+            return self._failure(item, error)
+        except Exception as error:  # a picture that nothing foresaw must not hold up its whole shard
+            _log.exception("%s: %s", self._shard.key, item.uri)
+            return self._failure(item, FetchError("unreadable", f"unforeseen {type(error).__name__}: see the log"))
+        row = {
+            "media_id": hashlib.sha256(original).hexdigest(),
+            "bytes_sha256": hashlib.sha256(normalised.data).hexdigest(),
+            "width": normalised.width,
+            "height": normalised.height,
+            "original_width": picture.width,
+            "original_height": picture.height,
+            "original_bytes": len(original),
+            "format": picture.format,
+            "phash": normalised.phash,
+            "exif": exif_json(picture.exif),
+            "run_id": self._run_id,
+            "created_at": self._created_at,
+        }
+        return _Ready(item, row, normalised.data, normalised.extension)
+
+    def _store(self, segment: SegmentWriter, stored: dict[str, Row], ready: _Ready) -> Row:
+        """Put a picture in the segment, once however many items have its bytes; return its row."""
+        media_id = ready.row["media_id"]
+        if media_id not in stored:
+            size = {"width": ready.row["width"], "height": ready.row["height"]}
+            member = f"{media_id}.{ready.extension}"
+            offset = segment.add(member, ready.data)
+            segment.add_json(f"{media_id}.json", {"media_id": media_id, "uri": ready.item.uri, **size})
+            stored[media_id] = {
+                "member": member,
+                "offset": offset,
+                "length": len(ready.data),
+                "bytes_sha256": ready.row["bytes_sha256"],
+                "phash": ready.row["phash"],
+                **size,
+            }
+        return {
+            **ready.row,
+            **stored[media_id],
+            "dataset": self._shard.dataset,
+            "shard": self._shard.key,
+            "uri": ready.item.uri,
+            "etag": ready.item.etag,
+            "normalisation": normalisation_id(self._media),
+            "source": json.dumps(ready.item.source, ensure_ascii=False, sort_keys=True),
+        }
+
+    def _failure(self, item: Item, error: FetchError | DecodeError) -> Row:
+        return {
+            "stage": "media",
+            "dataset": self._shard.dataset,
+            "shard": self._shard.key,
+            "uri": item.uri,
+            "etag": item.etag,
+            "fingerprint": failure_fingerprint(self._media),
+            "kind": error.kind,
+            "message": str(error)[:_MESSAGE_LENGTH],
+            "attempts": self._attempts.get(item.key, 0) + 1,
+            # the same bytes fail the same way: only what came of fetching may pass
+            "retryable": isinstance(error, FetchError) and error.kind in tables.RETRYABLE,
+            "run_id": self._run_id,
+            "created_at": self._created_at,
+        }

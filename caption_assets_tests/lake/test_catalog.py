@@ -1,0 +1,309 @@
+"""The catalog: views that never fail, say what is stale and why, and keep every perspective that ever was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from caption_assets.lake import layout, tables
+from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
+from caption_assets.lake.current import promote
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake, table_bytes
+
+VIEWS = {"media", "captions", "caption_rows", "captions_look", "failures", "shards", "runs", "contributors", "stale"}
+TEXT = pa.struct([("caption", pa.string())])
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ONE = Shard("demo", 0)
+TWO = Shard("demo", 1)
+
+
+@dataclass
+class Hand:
+    """Writes a lake by hand, file by file."""
+
+    lake: Lake
+
+    def media(self, shard: Shard, *media_ids: str) -> None:
+        """A shard's plan and index."""
+        head = {"dataset": shard.dataset, "shard": shard.key}
+        plan = [{**head, "uri": each, "planned_at": NOON} for each in media_ids]
+        index = [{**head, "uri": each, "media_id": each} for each in media_ids]
+        self.lake.write(layout.plan_file(shard), table_bytes(tables.table(plan, tables.PLAN)))
+        self.lake.write(layout.media_index(shard), table_bytes(tables.table(index, tables.MEDIA)))
+
+    def captions(
+        self,
+        name: str,
+        fingerprint: str,
+        type_: pa.DataType,
+        outputs: dict[str, Any],
+        shard: Shard = ONE,
+        minute: int = 0,
+        **columns: Any,
+    ) -> None:
+        """Rows of a perspective: outputs by media_id."""
+        rows = [
+            {
+                "media_id": media_id,
+                "dataset": shard.dataset,
+                "shard": shard.key,
+                "perspective": name,
+                "fingerprint": fingerprint,
+                "output_digest": f"digest of {output}",
+                "output": output,
+                "created_at": NOON + timedelta(minutes=minute),
+                "contributor": "local",
+                **columns,
+            }
+            for media_id, output in outputs.items()
+        ]
+        folder = layout.captions_folder(name, fingerprint, shard)
+        table = tables.table(rows, tables.captions_schema(type_))
+        self.lake.write(f"{folder}/part-{minute}-{len(self.lake.list(folder))}.parquet", table_bytes(table))
+
+    def failures(self, stage: str, fingerprint: str, media_ids: Sequence[str], shard: Shard = ONE) -> None:
+        """Failure rows of a perspective."""
+        rows = [
+            {
+                "stage": stage,
+                "dataset": shard.dataset,
+                "shard": shard.key,
+                "media_id": media_id,
+                "fingerprint": fingerprint,
+                "kind": "empty",
+                "created_at": NOON,
+            }
+            for media_id in media_ids
+        ]
+        self.lake.write(layout.failures_file(stage, shard), table_bytes(tables.table(rows, tables.FAILURES)))
+
+
+def look(fingerprint: str = "f2", inputs: tuple[str, ...] = (), type_: pa.DataType = TEXT) -> Wanted:
+    """What the pipeline file asks of a perspective."""
+    return Wanted(fingerprint, inputs, type_)
+
+
+def rows(lake: Lake, wanted: dict[str, Wanted], sql: str) -> list[tuple[Any, ...]]:
+    """Rows of a query over the views as they are now."""
+    with connect(lake, wanted) as views:
+        return views.execute(sql).fetchall()
+
+
+@pytest.fixture
+def hand(tmp_path: Path) -> Hand:
+    return Hand(Lake(str(tmp_path / "lake")))
+
+
+def test_every_view_works_on_an_empty_lake(hand: Hand) -> None:
+    wanted = {"look": look()}
+    refresh_catalog(hand.lake, wanted)
+    with duckdb.connect(hand.lake.path(layout.CATALOG), read_only=True) as views:
+        names = {
+            name for (name,) in views.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        }
+        assert names - {"look"} == VIEWS
+        for name in VIEWS:
+            assert views.execute(f"SELECT * FROM {name}").fetchall() == []
+        assert views.execute("SELECT perspective, fingerprint, inputs FROM perspectives").fetchall() == [
+            ("look", "f2", [])
+        ]
+        assert views.execute("SELECT caption FROM captions_look").fetchall() == []
+
+
+def test_rows_of_an_earlier_form_stand_in_and_are_converted(hand: Hand) -> None:
+    old = pa.struct([("caption", pa.string()), ("score", pa.string()), ("dropped", pa.int64())])
+    new = pa.struct([("caption", pa.string()), ("score", pa.int64()), ("tags", pa.list_(pa.string()))])
+    hand.media(ONE, "a", "b")
+    hand.captions("look", "f1", old, {each: {"caption": f"old {each}", "score": "7", "dropped": 1} for each in "ab"})
+    hand.captions("look", "f2", new, {"a": {"caption": "new a", "score": 9, "tags": ["x"]}}, minute=1)
+    promote(hand.lake, {"look": "f2"})
+    wanted = {"look": look("f2", type_=new)}
+    shown = rows(hand.lake, wanted, "SELECT media_id, is_current, caption, score, tags FROM captions_look ORDER BY 1")
+    assert shown == [("a", True, "new a", 9, ["x"]), ("b", False, "old b", 7, None)]
+    assert rows(hand.lake, wanted, "SELECT media_id, output->>'caption' FROM captions ORDER BY 1") == [
+        ("a", "new a"),
+        ("b", "old b"),
+    ]
+    assert rows(hand.lake, wanted, "SELECT media_id, reason FROM stale") == [("b", "stale")]
+    # Before anything of the new form was promoted, the old one is what the views show.
+    promote(hand.lake, {"look": "f1"})
+    assert rows(hand.lake, wanted, "SELECT media_id, is_current, dropped FROM captions_look ORDER BY 1") == [
+        ("a", True, 1),
+        ("b", True, 1),
+    ]
+
+
+def test_the_latest_of_several_rows_counts(hand: Hand) -> None:
+    hand.media(ONE, "a")
+    for minute, text in enumerate(["first", "second", "third"]):
+        hand.captions("look", "f2", TEXT, {"a": {"caption": text}}, minute=minute)
+    assert rows(hand.lake, {"look": look()}, "SELECT caption FROM captions_look") == [("third",)]
+
+
+def test_stale_says_why(hand: Hand) -> None:
+    wanted = {"look": look("f2"), "other": look("g1"), "sum": look("s1", ("look", "other"))}
+    hand.media(ONE, "fine", "missing", "stale", "failed", "changed")
+    good = {each: {"caption": each} for each in ("fine", "failed", "changed", "missing", "stale")}
+    hand.captions("other", "g1", TEXT, good)
+    hand.captions("look", "f2", TEXT, {each: {"caption": each} for each in ("fine", "changed")})
+    hand.captions("look", "f1", TEXT, {"stale": {"caption": "stale"}})
+    hand.failures("look", "f2", ["failed"])
+    promote(hand.lake, {"look": "f2", "other": "g1"})
+    with connect(hand.lake, wanted) as views:
+        digests = dict(
+            views.execute(
+                "SELECT media_id, sha256(string_agg(perspective || '=' || output_digest, ',' ORDER BY perspective)) "
+                "FROM captions GROUP BY ALL"
+            ).fetchall()
+        )
+    for each, digest in {**digests, "changed": "of something else"}.items():
+        hand.captions("sum", "s1", TEXT, {each: {"caption": each}}, input_digest=digest)
+    found = rows(hand.lake, wanted, "SELECT perspective, media_id, reason FROM stale ORDER BY ALL")
+    assert found == [
+        ("look", "failed", "failed"),
+        ("look", "missing", "missing"),
+        ("look", "stale", "stale"),
+        ("sum", "changed", "inputs_changed"),
+    ]
+
+
+def test_a_picture_in_two_shards_is_open_in_each_until_each_has_its_row(hand: Hand) -> None:
+    hand.media(ONE, "a")
+    hand.media(TWO, "a")
+    wanted = {"look": look()}
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "paid"}}, contributor="maria")
+    assert rows(hand.lake, wanted, "SELECT shard, reason FROM stale") == [(TWO.key, "missing")]
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "paid"}}, shard=TWO, minute=5, reused_from=ONE.key)
+    promote(hand.lake, {"look": "f2"})
+    assert rows(hand.lake, wanted, "SELECT * FROM stale") == []
+    assert rows(hand.lake, wanted, "SELECT shard, captions FROM shards") == [(ONE.key, 1), (TWO.key, 1)]
+    assert rows(hand.lake, wanted, "SELECT count(*) FROM captions_look") == [(1,)], "still one row a picture"
+    assert rows(hand.lake, wanted, "SELECT contributor, captions FROM contributors") == [("maria", 1)]
+
+
+def test_failures_stand_until_there_is_a_caption_or_another_form(hand: Hand) -> None:
+    hand.media(ONE, "a", "b")
+    hand.failures("look", "f2", ["a", "b"])
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "after all"}}, minute=1)
+    assert rows(hand.lake, {"look": look("f2")}, "SELECT media_id FROM failures") == [("b",)]
+    assert rows(hand.lake, {"look": look("f2")}, "SELECT captions, caption_failures FROM shards") == [(1, 1)]
+    assert rows(hand.lake, {"look": look("f3")}, "SELECT media_id FROM failures") == []
+
+
+def test_a_perspective_that_left_the_pipeline_file_stays(hand: Hand) -> None:
+    hand.media(ONE, "a")
+    hand.captions("gone", "f1", TEXT, {"a": {"caption": "still here"}})
+    promote(hand.lake, {"gone": "f1"})
+    wanted = {"look": look()}
+    assert rows(hand.lake, wanted, "SELECT caption, is_current FROM captions_gone") == [("still here", True)]
+    assert rows(hand.lake, wanted, "SELECT perspective FROM captions") == [("gone",)]
+    assert rows(hand.lake, wanted, "SELECT perspective FROM stale") == [("look",)], (
+        "nobody asks for the one that is gone"
+    )
+
+
+def test_folders_that_a_killed_writer_left_empty_break_no_view(hand: Hand) -> None:
+    hand.media(ONE, "a")
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "fine"}})
+    for left in ("perspective=look/fingerprint=dead/dataset=demo/shard=demo-000000", "perspective=dead", ".DS_Store"):
+        Path(hand.lake.path(f"captions/{left}")).mkdir(parents=True)
+    assert rows(hand.lake, {"look": look()}, "SELECT caption FROM captions_look") == [("fine",)]
+    assert rows(hand.lake, {"look": look()}, "SELECT count(*) FROM captions") == [(1,)]
+
+
+def test_odd_field_names_become_columns_and_ours_win(hand: Hand) -> None:
+    odd = pa.struct([("select", pa.string()), ("shard", pa.string()), ("Order", pa.int64())])
+    hand.media(ONE, "a")
+    hand.captions("look", "f2", odd, {"a": {"select": "x", "shard": "theirs", "Order": 3}})
+    wanted = {"look": look(type_=odd)}
+    found = rows(hand.lake, wanted, 'SELECT "select", shard, "Order", output.shard FROM captions_look')
+    assert found == [("x", ONE.key, 3, "theirs")]
+
+
+@pytest.mark.parametrize("folder", ["o'hara's pictures", 'a "quoted" lake', "über [1] {x}?", "a lake::of 100%*"])
+def test_any_folder_name_will_do(tmp_path: Path, folder: str) -> None:
+    hand = Hand(Lake(str(tmp_path / folder)))
+    hand.media(ONE, "a")
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "here"}})
+    refresh_catalog(hand.lake, {"look": look()})
+    with duckdb.connect(hand.lake.path(layout.CATALOG), read_only=True) as views:
+        assert views.execute("SELECT caption FROM captions_look").fetchall() == [("here",)]
+
+
+def test_a_lake_that_is_no_folder(hand: Hand) -> None:
+    """On fsspec's memory filesystem, which is to DuckDB what any object store is."""
+    remote = Hand(Lake("memory://bucket/it's/lake"))
+    remote.media(ONE, "a", "b")
+    remote.captions("look", "f2", TEXT, {"a": {"caption": "far away"}})
+    wanted = {"look": look()}
+    assert rows(remote.lake, wanted, "SELECT caption FROM captions_look") == [("far away",)]
+    assert rows(remote.lake, wanted, "SELECT media_id, reason FROM stale") == [("b", "missing")]
+    refresh_catalog(remote.lake, wanted)
+    assert remote.lake.exists(layout.CATALOG)
+
+
+def test_the_file_works_from_another_folder(hand: Hand, tmp_path: Path) -> None:
+    hand.media(ONE, "a")
+    refresh_catalog(hand.lake, {"look": look()})
+    (tmp_path / "elsewhere").mkdir()
+    code = (
+        "import duckdb, sys; views = duckdb.connect(sys.argv[1], read_only=True); "
+        "print(views.sql('SELECT media_id FROM stale').fetchall())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, hand.lake.path(layout.CATALOG)],
+        cwd=tmp_path / "elsewhere",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "[('a',)]\n"
+
+
+def test_it_is_replaced_while_another_process_reads_it(hand: Hand) -> None:
+    hand.media(ONE, "a")
+    refresh_catalog(hand.lake, {"look": look()})
+    catalog = Path(hand.lake.path(layout.CATALOG))
+    code = (
+        "import duckdb, sys; views = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); "
+        "sys.stdin.readline(); print(views.sql('SELECT count(*) FROM media').fetchall(), "
+        "[name for (name,) in views.sql('SELECT perspective FROM perspectives').fetchall()])"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, str(catalog)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "open\n"
+    before = os.stat(catalog).st_ino
+    hand.media(TWO, "b")
+    refresh_catalog(hand.lake, {"look": look(), "second": look("g1")})
+    assert os.stat(catalog).st_ino != before, "a new file, not the old one written over"
+    out, _ = reader.communicate("go on\n", timeout=30)
+    assert out == "[(2,)] ['look']\n", "its own manifest, over the lake as it is now"
+    assert reader.returncode == 0
+    with duckdb.connect(str(catalog), read_only=True) as views:
+        assert views.execute("SELECT perspective FROM perspectives").fetchall() == [("look",), ("second",)]
+
+
+def test_a_lake_of_a_run_in_progress_can_be_read(hand: Hand) -> None:
+    """Part files of the same shard, sealed or not, count once."""
+    hand.media(ONE, "a", "b")
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "sealed"}})
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "sealed"}, "b": {"caption": "part"}}, minute=1)
+    promote(hand.lake, {"look": "f2"})
+    assert rows(hand.lake, {"look": look()}, "SELECT media_id, caption FROM captions_look ORDER BY 1") == [
+        ("a", "sealed"),
+        ("b", "part"),
+    ]
+    assert rows(hand.lake, {"look": look()}, "SELECT planned, media, captions FROM shards") == [(2, 2, 2)]

@@ -1,0 +1,164 @@
+"""Pictures that the tests make: small, each of a kind that goes wrong easily."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+
+CORNERS = {(0, 0): (220, 30, 30), (1, 0): (30, 200, 30), (0, 1): (30, 30, 220), (1, 1): (230, 220, 30)}
+"""(right, bottom) → colour of that quarter of `quarters()`: no two turns of it are alike."""
+
+
+def quarters(width: int = 48, height: int = 32) -> Image.Image:
+    """Four colours, one in each corner."""
+    image = Image.new("RGB", (width, height))
+    for (right, bottom), color in CORNERS.items():
+        box = (right * width // 2, bottom * height // 2, (right + 1) * width // 2, (bottom + 1) * height // 2)
+        image.paste(color, box)
+    return image
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth noise, so that JPEG has something to do."""
+    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, format_name: str, **options: Any) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """An image's values, fit for subtraction."""
+    return np.asarray(image).astype(np.int64)
+
+
+def corner_colors(image: Image.Image) -> dict[tuple[int, int], tuple[int, ...]]:
+    """The colours in the middle of the four quarters."""
+    width, height = image.size
+    return {
+        (right, bottom): image.getpixel(((2 * right + 1) * width // 4, (2 * bottom + 1) * height // 4))  # type: ignore
+        for right, bottom in CORNERS
+    }
+
+
+def oriented(orientation: int, format_name: str = "JPEG", **options: Any) -> bytes:
+    """`quarters()`, stored turned, with the EXIF orientation that makes it upright again."""
+    turned = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    image = quarters(*options.pop("size", (48, 32)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encode(image if turned is None else image.transpose(turned), format_name, exif=exif, **options)
+
+
+def jpeg_with_everything(image: Image.Image | None = None, **options: Any) -> bytes:
+    """A JPEG with EXIF, a position, a thumbnail, XMP, IPTC, a comment, an sRGB profile and a tail."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "SECRET-maker"
+    exif[ExifTags.Base.ImageDescription] = "a description"
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (52.0, 31.0, 12.0), 3: "E", 4: (13.0, 24.0, 36.0)})
+    plain = encode(image or noise(64, 48), "JPEG", exif=exif, comment=b"SECRET-comment", icc_profile=srgb(), **options)
+    extra = [
+        (0xE0, b"JFXX\0\x10SECRET-thumbnail"),
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0SECRET-xmp"),
+        (0xED, b"Photoshop 3.0\x008BIMSECRET-iptc"),
+        (0xEB, b"SECRET-app11"),
+    ]
+    return insert(plain, *extra) + b"SECRET-tail"
+
+
+def exif_entry(tag: int, kind: int, value: bytes) -> bytes:
+    """The payload of an EXIF segment with one entry of four bytes."""
+    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", tag, kind, 4) + value + bytes(4)
+
+
+def insert(data: bytes, *segments: tuple[int, bytes], at: int = 2) -> bytes:
+    """A JPEG with more segments, by default right behind its start."""
+    added = b"".join(bytes([0xFF, m]) + (len(payload) + 2).to_bytes(2, "big") + payload for m, payload in segments)
+    return data[:at] + added + data[at:]
+
+
+def srgb() -> bytes:
+    """An sRGB profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def swapped_profile() -> bytes:
+    """A matrix profile in which red and green have changed places: gamut and curve are sRGB's."""
+    profile = bytearray(srgb())
+    count = struct.unpack(">I", profile[128:132])[0]
+    entries = {bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
+    red, green = entries[b"rXYZ"], entries[b"gXYZ"]
+    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
+        profile[green + 4 : green + 12],
+        profile[red + 4 : red + 12],
+    )
+    return bytes(profile)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
+    """A PNG that promises a size and has hardly a pixel."""
+    ihdr = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    idat = png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", ihdr) + idat + png_chunk(b"IEND", b"")
+
+
+def png_with_chunk(kind: bytes, data: bytes) -> bytes:
+    """A valid PNG with one more chunk before its pixels."""
+    plain = encode(quarters(), "PNG")
+    place = plain.index(b"IDAT") - 4
+    return plain[:place] + png_chunk(kind, data) + plain[place:]
+
+
+def animation(format_name: str) -> bytes:
+    """Three frames: `quarters()`, black, white."""
+    frames = [quarters(), Image.new("RGB", (48, 32)), Image.new("RGB", (48, 32), "white")]
+    options = {"lossless": True} if format_name == "WEBP" else {}
+    return encode(frames[0], format_name, save_all=True, append_images=frames[1:], duration=50, **options)
+
+
+def valid_files() -> dict[str, bytes]:
+    """One good file of every format and kind that a fuzzer may spoil."""
+    image = noise(40, 30)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Make] = "maker"
+    return {
+        "jpeg": encode(image, "JPEG", exif=exif, icc_profile=swapped_profile()),
+        "jpeg_plain": encode(image, "JPEG"),
+        "jpeg_progressive": encode(image, "JPEG", progressive=True),
+        "jpeg_cmyk": encode(image.convert("CMYK"), "JPEG"),
+        "mpo": encode(image, "MPO", save_all=True, append_images=[image]),
+        "png": encode(image, "PNG", exif=exif, icc_profile=srgb()),
+        "png_palette": encode(image.quantize(16), "PNG", transparency=3),
+        "png_16": encode(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)), "PNG"),
+        "gif": animation("GIF"),
+        "webp": encode(image, "WEBP", exif=exif),
+        "webp_animated": animation("WEBP"),
+        "bmp": encode(image, "BMP"),
+        "tiff": encode(image, "TIFF", exif=exif),
+        "tiff_lzw": encode(image, "TIFF", compression="tiff_lzw"),
+        "tiff_jpeg": encode(image, "TIFF", compression="jpeg"),
+        "avif": encode(image, "AVIF", exif=exif),
+    }

@@ -1,0 +1,200 @@
+"""A `dagster dev` of its own: instance, lake, pipeline file and watched folder in a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from caption_assets.config import PipelineConfig, load_config
+
+T = TypeVar("T")
+
+DATASET = "street"
+SHARD_SIZE = 16
+WAIT_SECONDS = 180.0
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_PIPELINE = f"""\
+lake: ./lake
+datasets:
+  {DATASET}: {{kind: folder, path: ./pictures, watch: true, shard_size: {SHARD_SIZE}}}
+perspectives:
+  library: [demo]
+  enabled: [scene_caption, scene_objects, scene_count, synthesized_caption]
+engines:
+  default: {{kind: vllm, model: tiny}}
+"""
+_TICKS = """query($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
+    ... on Sensor { sensorState { ticks(limit: 100) { status runIds } } } } }"""
+_STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+_LOG = """query($run: ID!) { logsForRun(runId: $run, limit: 1000) {
+    ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
+_BACKFILL = (
+    "query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { runs { id } } } }"
+)
+_EVENTS = """query($key: AssetKeyInput!, $partitions: [String!]) { assetOrError(assetKey: $key) {
+    ... on Asset { assetMaterializations(partitions: $partitions) { runId } } } }"""
+# What the webserver asks of Dagster's hosts, and vLLM of its own, is of no use to a test.
+_QUIET = {"DAGSTER_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+@dataclass(frozen=True)
+class DevServer:
+    """A running `dagster dev`, and what it works on."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Address of the UI."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The pipeline file that it runs."""
+        return load_config(self.folder / "pipeline.yaml")
+
+    @property
+    def pictures(self) -> Path:
+        """The watched folder, empty at first."""
+        return self.folder / "pictures"
+
+    @property
+    def lake(self) -> Path:
+        """The lake's folder."""
+        return self.folder / "lake"
+
+    def query(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Ask the webserver's GraphQL."""
+        body = json.dumps({"query": query, "variables": dict(variables or {})}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            reply: dict[str, Any] = json.load(answer)
+        assert "errors" not in reply, reply["errors"]
+        data: dict[str, Any] = reply["data"]
+        return data
+
+    def ticks(self) -> list[dict[str, Any]]:
+        """The finished ticks of the dataset's sensor, latest first."""
+        selector = {
+            "repositoryName": "__repository__",
+            "repositoryLocationName": "caption_assets.definitions",
+            "sensorName": f"arrivals_{DATASET}",
+        }
+        answer = self.query(_TICKS, {"selector": selector})["sensorOrError"]["sensorState"]["ticks"]
+        return [tick for tick in answer if tick["status"] != "STARTED"]
+
+    def run_status(self, run: str) -> str:
+        """Status of a run, as Dagster spells it."""
+        return str(self.query(_STATUS, {"run": run})["runOrError"]["status"])
+
+    def messages(self, run: str) -> list[str]:
+        """The lines of a run's log."""
+        events = self.query(_LOG, {"run": run})["logsForRun"]["events"]
+        return [event["message"] for event in events if "message" in event]
+
+    def backfill_runs(self, backfill: str) -> list[str]:
+        """Ids of the runs of a backfill."""
+        return [run["id"] for run in self.query(_BACKFILL, {"id": backfill})["partitionBackfillOrError"]["runs"]]
+
+    def materializations(self, asset: Sequence[str], partitions: Sequence[str]) -> int:
+        """How many materializations of these partitions the instance knows."""
+        answer = self.query(_EVENTS, {"key": {"path": asset}, "partitions": partitions})
+        return len(answer["assetOrError"]["assetMaterializations"])
+
+
+def wait_for(what: str, find: Callable[[], T | None], seconds: float = WAIT_SECONDS) -> T:
+    """Ask until there is an answer that is true; fail, naming what was waited for, when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not (found := find()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.5)
+    return found
+
+
+@contextmanager
+def dev_server(folder: Path) -> Iterator[DevServer]:
+    """Run `dagster dev` in `folder` until it is left; its log is `dev.log` there."""
+    home = folder / "home"
+    home.mkdir()
+    (folder / "pictures").mkdir()
+    shutil.copyfile(_CHECKOUT / "deploy" / "local" / "dagster.yaml", home / "dagster.yaml")
+    (folder / "pipeline.yaml").write_text(_PIPELINE, encoding="utf-8")
+    server = DevServer(folder, _free_port())
+    with (folder / "dev.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(server.port)],
+            cwd=_CHECKOUT,
+            env=_environment(home, folder),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_for("the webserver with the code location loaded", lambda: _is_up(server, process))
+            yield server
+        finally:
+            _stop(process)
+
+
+def _environment(home: Path, folder: Path) -> dict[str, str]:
+    ours = {"CAPTION_ASSETS_LAKE", "CAPTION_ASSETS_EXECUTOR"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    return (
+        inherited
+        | _QUIET
+        | {
+            "DAGSTER_HOME": str(home),
+            "CAPTION_ASSETS_CONFIG": str(folder / "pipeline.yaml"),
+            "CAPTION_ASSETS_LOCKS": str(folder),
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_up(server: DevServer, process: subprocess.Popen[bytes]) -> bool:
+    if process.poll() is not None:
+        raise AssertionError(f"dagster dev ended: {(server.folder / 'dev.log').read_text()[-4000:]}")
+    query = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
+    try:
+        entries = server.query(query)["workspaceOrError"]["locationEntries"]
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+    kinds = [entry["locationOrLoadError"]["__typename"] for entry in entries if entry["locationOrLoadError"]]
+    assert "PythonError" not in kinds, (server.folder / "dev.log").read_text()[-4000:]
+    return kinds == ["RepositoryLocation"]
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask nicely, then make sure: the whole group, runs and code servers included."""
+    for signal_, patience in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(process.pid, signal_)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(timeout=patience)
+        except subprocess.TimeoutExpired:
+            continue
+    process.poll()
