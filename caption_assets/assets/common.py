@@ -46,4 +46,4 @@ def events_at_end(
 def failure(what: str, reasons: dict[str, str]) -> dg.Failure:
     """The failure of an op that finished the rest; `reasons` by partition."""
     told = "\n".join(f"{partition}: {reason}" for partition, reason in reasons.items())
-    return dg.Failure(f"{what} for {', '.join(reasons)}; all others of this run are done\n{told}", allow_retries=False)
+    return dg.Failure(f"{what} for {', '.join(reasons)}\n{told}", allow_retries=False)

@@ -32,8 +32,10 @@ def build_datasets_asset(config: PipelineConfig) -> dg.AssetsDefinition:
             try:
                 made.append(_plan(context, settings, lake, name))
             except OSError as error:
-                context.log.error(f"{name}: {error}", exc_info=True)
                 failed[name] = f"the source cannot be read: {error}"
+            except Exception as error:  # one dataset's bad file must not keep the others waiting
+                context.log.error(f"{name}: {error}", exc_info=True)
+                failed[name] = f"{type(error).__name__}: {error}"
         yield from events_at_end(context, [DATASETS], made, all_made=not failed)
         try:
             refresh(settings, lake)

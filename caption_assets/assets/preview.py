@@ -45,7 +45,7 @@ def caption_preview(lake: Lake, shard: Shard, bound: BoundPerspective) -> str:
     lines = [_line("picture", *(_cell(name) for name in fields)), _line("---", *("---" for _ in fields))]
     for row in pictures:
         output = outputs.get(row["media_id"])
-        cells = [_cell(output[name]) for name in fields] if output else ["*nothing yet*"]
+        cells = [_cell(output[name]) or "–" for name in fields] if output else ["*nothing yet*"]
         lines.append(_line(_thumbnail(lake, row), *cells))
     return "\n".join(lines)
 

@@ -65,9 +65,7 @@ class ShardRecorder:
             return stored_answer(bound, row)
         return Answer({}, row["output_digest"])  # nobody reads it
 
-    def elsewhere(
-        self, picture: PictureWork, bound: BoundPerspective, digest: str | None
-    ) -> tuple[Answer, Row] | None:
+    def elsewhere(self, picture: PictureWork, bound: BoundPerspective, digest: str | None) -> tuple[Answer, Row] | None:
         """The answer that another shard already has, and the copy of its row for this shard."""
         row = self.reusable[bound.name].get(picture.media_id)
         if row is None or row["input_digest"] != digest:

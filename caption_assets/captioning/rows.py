@@ -61,11 +61,13 @@ def find_elsewhere(
         return {}
     try:
         dataset = ds.dataset(
-            lake.path(folder), schema=schema_of(bound), filesystem=lake.fs, format="parquet", exclude_invalid_files=False
+            lake.path(folder),
+            schema=schema_of(bound),
+            filesystem=lake.fs,
+            format="parquet",
+            exclude_invalid_files=False,
         )
-        found = dataset.to_table(
-            filter=pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key)
-        )
+        found = dataset.to_table(filter=pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key))
     except FileNotFoundError:  # sealed away while we looked
         return {}
     return _latest(found.to_pylist())

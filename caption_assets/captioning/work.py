@@ -83,9 +83,7 @@ def find_work(
     if not media and not read_failures(lake, "media", shard):
         raise MediaMissing(f"shard {shard.key} has no media yet; materialize its media first")
     names = dict.fromkeys([each.name for each in selected] + [name for each in selected for name in each.inputs])
-    found = {
-        name: rows.read_rows(lake, bound[name], shard, ["input_digest", "output_digest"]) for name in names
-    }
+    found = {name: rows.read_rows(lake, bound[name], shard, ["input_digest", "output_digest"]) for name in names}
     settled, attempts = _earlier_failures(lake, shard, selected, force)
     finder = _Finder(selected, found, settled, force)
     pictures = [work for row in media.values() if (work := finder.work(row)).pending]
@@ -94,9 +92,7 @@ def find_work(
     settled_rows = {
         name: [row for media_id, row in failed.items() if media_id in media] for name, failed in settled.items()
     }
-    there = {
-        each.name: len(media) - pending[each.name] - len(settled_rows[each.name]) for each in selected
-    }
+    there = {each.name: len(media) - pending[each.name] - len(settled_rows[each.name]) for each in selected}
     return ShardWork(shard, pictures, len(media), there, settled_rows, attempts)
 
 
@@ -130,7 +126,8 @@ class _Finder:
         digests = {name: self.found[name].get(media_id, {}).get("output_digest") for name in each.inputs}
         if None in digests.values():
             return True  # an input is missing: what was made of it stays
-        return row["input_digest"] == rows.input_digest({name: str(digest) for name, digest in digests.items()})
+        now = rows.input_digest({name: str(digest) for name, digest in digests.items()})
+        return bool(row["input_digest"] == now)
 
 
 def _earlier_failures(

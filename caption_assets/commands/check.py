@@ -45,7 +45,9 @@ def check_pipeline() -> int:
     config = load_config()
     _out.print(f"pipeline file {config.file}: ok", markup=False)
     failures = sum([_section(part, config) for part in (_lake, _datasets, _perspectives, _engines)])
-    _out.print("all good" if not failures else f"sections with errors: {failures}", style="red" if failures else "green")
+    _out.print(
+        "all good" if not failures else f"sections with errors: {failures}", style="red" if failures else "green"
+    )
     return 1 if failures else 0
 
 

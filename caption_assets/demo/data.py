@@ -239,7 +239,7 @@ def _first_fit(rows: list[Row], length: int) -> Row:
 def _training_size(rng: random.Random) -> tuple[int, int]:
     # small pictures are quick to draw; large ones must be seen, too, for their edges look different after scaling
     draw = rng.random()
-    return random_size(rng, 160 if draw < 0.7 else 400 if draw < 0.96 else MAX_SIDE)
+    return random_size(rng, 160 if draw < 0.3 else 400 if draw < 0.8 else MAX_SIDE)
 
 
 def _resample(rng: random.Random) -> Image.Resampling:

@@ -1,7 +1,7 @@
 """Which device there is, and the lock that keeps two processes from loading a model on it at once.
 
-Dagster's pools bound how many runs use a GPU, but a step that outlives its crashed run is outside every pool: the lock of
-the operating system is what holds then, for it goes with the process.
+Dagster's pools bound how many runs use a GPU, but a step that outlives its crashed run is outside every pool: the lock
+of the operating system is what holds then, for it goes with the process.
 """
 
 from __future__ import annotations

@@ -13,9 +13,7 @@ from caption_assets.engine.vllm_args import CHAT_ARGS, engine_args, prepare_envi
 
 
 @contextmanager
-def open_engine(
-    config: PipelineConfig, name: str, waiting: Callable[[], None] = lambda: None
-) -> Iterator[Engine]:
+def open_engine(config: PipelineConfig, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[Engine]:
     """Load an engine; it is closed at the end of the block.
 
     Args:

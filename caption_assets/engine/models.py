@@ -34,7 +34,9 @@ def model_source(config: PipelineConfig, engine: VllmEngine) -> str:
     if local.is_dir():
         return str(local)
     if engine.model.startswith((".", "/", "~")):
-        raise ConfigError(f"{config.file}: engines: model: {local} is not a folder; correct the path, or name a hub model")
+        raise ConfigError(
+            f"{config.file}: engines: model: {local} is not a folder; correct the path, or name a hub model"
+        )
     return engine.model
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from caption_assets.engine.protocol import EngineReply, EngineRequest
 
 
-def messages(request: EngineRequest) -> list[dict[str, Any]]:
+def messages(request: EngineRequest) -> list[Any]:
     """One user turn, the picture before the text so that all its perspectives share a prefix."""
     content: list[dict[str, Any]] = []
     if request.image is not None:

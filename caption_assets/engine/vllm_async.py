@@ -30,7 +30,9 @@ class AsyncEngine:
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
-            raise EngineFailure("engine", f"the model could not be loaded: {error}", retryable=True, fatal=True) from error
+            raise EngineFailure(
+                "engine", f"the model could not be loaded: {error}", retryable=True, fatal=True
+            ) from error
         self.load_seconds = time.perf_counter() - started
         self.max_in_flight = 2 * int(arguments.get("max_num_seqs", 256))
         self._params = ChatParams(

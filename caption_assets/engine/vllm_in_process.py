@@ -18,7 +18,9 @@ from caption_assets.engine import rendering
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 
 _START_TIMEOUT_SECONDS = 1800.0
-_TOO_LONG = re.compile(r"longer than|max_model_len|maximum (model|context) length|exceeds? .*(context|length)", re.I | re.S)
+_TOO_LONG = re.compile(
+    r"longer than|max_model_len|maximum (model|context) length|exceeds? .*(context|length)", re.I | re.S
+)
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ class InProcessEngine:
         self._thread.start()
         error = self._ready.get(timeout=_START_TIMEOUT_SECONDS)
         if error is not None:
-            raise EngineFailure("engine", f"the model could not be loaded: {error}", retryable=True, fatal=True) from error
+            raise EngineFailure(
+                "engine", f"the model could not be loaded: {error}", retryable=True, fatal=True
+            ) from error
         self.load_seconds = time.perf_counter() - started
         self.max_in_flight = 2 * int(arguments.get("max_num_seqs", 64))
-
 
     async def generate(self, request: EngineRequest) -> EngineReply:
         """Answer a request; cancelling the caller aborts it in the engine."""
@@ -156,4 +159,6 @@ def rejection(error: Exception) -> EngineFailure:
     """What vLLM's refusal of a request means: it would refuse it again."""
     text = str(error)
     too_long = _TOO_LONG.search(text) is not None
-    return EngineFailure("too_long" if too_long else "prompt", f"{type(error).__name__}: {text}"[:1000], retryable=False)
+    return EngineFailure(
+        "too_long" if too_long else "prompt", f"{type(error).__name__}: {text}"[:1000], retryable=False
+    )

@@ -75,7 +75,9 @@ def lend(open_: OpenEngine) -> VllmResource:
     return Lent()
 
 
-def write_config(folder: Path, datasets: Mapping[str, Mapping[str, Any]], **sections: object) -> PipelineConfig:
+def write_config(
+    folder: Path, datasets: Mapping[str, Mapping[str, Any]], *, check_paths: bool = True, **sections: object
+) -> PipelineConfig:
     """Write a pipeline file over the demo's perspectives, and load it."""
     document = {
         "lake": "./lake",
@@ -86,7 +88,7 @@ def write_config(folder: Path, datasets: Mapping[str, Mapping[str, Any]], **sect
     }
     file = folder / "pipeline.yaml"
     file.write_text(yaml.safe_dump(document))
-    return load_config(file)
+    return load_config(file, check_paths=check_paths)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,6 +241,20 @@ def test_failed_captions_are_a_warning_and_a_dead_engine_a_failure(pipeline: Pip
     assert not outcome.success
     assert "the engine is gone" in outcome.failures
     assert outcome.keys() == {("media", SHARD_KEYS[1]): 1}
+
+
+def test_what_a_model_writes_is_no_markup_in_the_preview(pipeline: Pipeline) -> None:
+    def sly(request: EngineRequest) -> EngineReply:
+        if "scene_caption" not in request.request_id:
+            return answer(request)
+        return reply(json.dumps({"caption": "a | b\n![x](https://example.org) <img src=x>", "tags": ["red"]}))
+
+    outcome = Pipeline.of(pipeline.config, scripted(ScriptedEngine(sly))).caption_new(pipeline, SHARD_KEYS[0])
+    preview = outcome.of("captions/scene_caption", SHARD_KEYS[0]).metadata["preview"]
+    assert "example" in preview
+    assert "![x](" not in preview
+    assert re.findall(r"(?<!\\)<(\w+)", preview.replace("<br>", "")) == []
+    assert len(preview.splitlines()) == 2 + 2, "head, rule, and a line a picture"
 
 
 def test_lost_rows_are_an_error(pipeline: Pipeline) -> None:

@@ -75,6 +75,7 @@ def test_two_runs_on_one_shard_at_once_leave_one_row_each(make_config: MakeConfi
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", _CAPTION, str(config.file), shard.key, name],
+            env=os.environ | {"CAPTION_ASSETS_LOCKS": str(tmp_path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -99,7 +100,11 @@ def _rows(config: PipelineConfig, lake: Lake, shard: Shard) -> dict[tuple[str, s
 
 def _dagster(config: PipelineConfig, home: Path, job: str, partition: str) -> subprocess.Popen[str]:
     """`dagster job execute` of a partition, in a process group of its own."""
-    environment = os.environ | {"CAPTION_ASSETS_CONFIG": str(config.file), "DAGSTER_HOME": str(home)}
+    environment = os.environ | {
+        "CAPTION_ASSETS_CONFIG": str(config.file),
+        "CAPTION_ASSETS_LOCKS": str(home),  # the session's engine holds the device of the tests
+        "DAGSTER_HOME": str(home),
+    }
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "caption_assets.definitions", "-j", job]
     return subprocess.Popen(

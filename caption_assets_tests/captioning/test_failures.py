@@ -167,7 +167,9 @@ def test_a_dead_engine_ends_the_run_and_keeps_what_was_answered(
         caption(config, lake, shards, scripted(ScriptedEngine(script)))
     kept = {name: rows.read_rows(lake, each, shards[0]) for name, each in bound_of(config).items()}
     assert sum(len(each) for each in kept.values()) == 6
-    assert all(read_failures(lake, name, shards[0]) == [] for name in kept), "nobody's fault is recorded as the pictures'"
+    assert all(read_failures(lake, name, shards[0]) == [] for name in kept), (
+        "nobody's fault is recorded as the pictures'"
+    )
 
     engine = ScriptedEngine(good)
     (report,) = caption(config, lake, shards, scripted(engine), run_id="second")

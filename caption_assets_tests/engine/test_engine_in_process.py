@@ -80,7 +80,9 @@ def test_an_impossible_schema_is_refused_and_harms_nobody(shared_engine: SharedE
 
 def test_cancelling_a_request_aborts_it_and_the_engine_goes_on(shared_engine: SharedEngine) -> None:
     async def ask() -> EngineReply:
-        doomed = [asyncio.create_task(shared_engine.generate(_request(f"doomed-{n}", max_tokens=700))) for n in range(8)]
+        doomed = [
+            asyncio.create_task(shared_engine.generate(_request(f"doomed-{n}", max_tokens=700))) for n in range(8)
+        ]
         await asyncio.sleep(0.05)
         for task in doomed:
             task.cancel()

@@ -1,6 +1,7 @@
 """Lakes on every kind of root that the tests can reach."""
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -10,7 +11,7 @@ from caption_assets.lake.store import Lake
 
 
 @pytest.fixture(params=["local", "file", "odd", "memory"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lake]:
     roots = {
         "local": str(tmp_path / "lake"),
         "file": f"file://{tmp_path}/lake/",
@@ -18,8 +19,8 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
         "memory": f"memory://{uuid.uuid4().hex}/lake",
     }
     lake = Lake(roots[request.param])
-    request.addfinalizer(lambda: lake.remove_folder(""))
-    return lake
+    yield lake
+    lake.remove_folder("")
 
 
 @pytest.fixture

@@ -26,8 +26,22 @@ def test_no_two_shards_share_a_key_or_a_file(a: str, i: int, b: str, j: int) -> 
 
 @pytest.mark.parametrize(
     "key",
-    ["", "a", "a-", "a-1", "a-00001", "A-000001", "a-0000001", "a-000001 ", "a-000001\n", "-000001", "../x-000001"]
-    + ["a/b-000001", "a..b-000001", "a-٠٠٠٠٠١", "_-000001", "a-000001.parquet"],
+    [
+        *[
+            "",
+            "a",
+            "a-",
+            "a-1",
+            "a-00001",
+            "A-000001",
+            "a-0000001",
+            "a-000001 ",
+            "a-000001\n",
+            "-000001",
+            "../x-000001",
+        ],
+        *["a/b-000001", "a..b-000001", "a-٠٠٠٠٠١", "_-000001", "a-000001.parquet"],
+    ],
 )
 def test_other_keys_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match="is not a shard: expected"):

@@ -65,11 +65,18 @@ def test_place_appears_at_the_end_only(lake: Lake) -> None:
 
 def test_place_that_fails_leaves_what_was_there(lake: Lake) -> None:
     lake.write("media/x.tar", b"before")
-    with pytest.raises(ZeroDivisionError), lake.place("media/x.tar") as file:
-        file.write_bytes(b"half")
-        _ = 1 / 0
+    scratch: list[Path] = []
+
+    def fail_midway() -> None:
+        with lake.place("media/x.tar") as file:
+            scratch.append(file)
+            file.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_midway()
     assert lake.read("media/x.tar") == b"before"
-    assert not file.exists()
+    assert not scratch[0].exists()
 
 
 def test_what_is_not_there(lake: Lake) -> None:
@@ -95,6 +102,7 @@ def test_urls_name_the_file(lake: Lake) -> None:
     lake.write("a/b", b"x")
     if lake.local:
         assert Path(lake.url("a/b")).read_bytes() == b"x"
+        assert Path(lake.root.removeprefix("file://"), "a", "b").read_bytes() == b"x"
     else:
         assert lake.url("a/b") == f"{lake.root}/a/b"
 

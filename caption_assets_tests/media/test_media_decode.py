@@ -24,6 +24,14 @@ def decoded(data: bytes, megapixels: float = 10, target: int = 1_000_000) -> Pic
     return picture
 
 
+def outcome(data: bytes) -> Picture | DecodeError:
+    """What becomes of any bytes."""
+    try:
+        return decode(data, max_megapixels=1, target_pixels=1_000_000)
+    except DecodeError as error:
+        return error
+
+
 def refused(data: bytes, megapixels: float = 10) -> DecodeError:
     with pytest.raises(DecodeError) as caught:
         decode(data, max_megapixels=megapixels, target_pixels=1_000_000)
@@ -74,16 +82,12 @@ def test_broken_exif_says_nothing_about_the_pixels(damage: bytes) -> None:
 def test_cmyk_and_ycck_jpegs_have_the_right_colors() -> None:
     cmyk = encode(quarters().convert("CMYK"), "JPEG", quality=95)
     assert_quarters(decoded(cmyk).image)
-    # a YCCK file differs in its Adobe segment (transform 2) and in what the numbers mean
-    ycc = np.asarray(quarters().convert("YCbCr"))
-    as_ycck = Image.fromarray(np.dstack([255 - ycc[..., 0], ycc[..., 1:], np.zeros_like(ycc[..., :1])]), "CMYK")
-    stored = bytearray(encode(as_ycck, "JPEG", quality=95, subsampling=0))
-    place = stored.index(b"Adobe")
-    stored[place + 11] = 2
-    opened = decoded(bytes(stored)).image
-    assert opened.size == (48, 32)
-    for color in corner_colors(opened).values():
-        assert len(set(color)) > 1  # coloured, whatever the encoder made of our numbers
+    # a YCCK file differs in its Adobe segment (transform 2), and holds Y, Cb, Cr of the inverted colours
+    inverted = pixels(Image.fromarray(np.uint8(255 - pixels(quarters()))).convert("YCbCr"))
+    ycck = np.dstack([255 - inverted, np.zeros((32, 48, 1), int)])
+    stored = bytearray(encode(Image.frombytes("CMYK", (48, 32), np.uint8(ycck).tobytes()), "JPEG", subsampling="4:4:4"))
+    stored[stored.index(b"Adobe") + 11] = 2
+    assert_quarters(decoded(bytes(stored)).image)
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
@@ -173,22 +177,17 @@ def test_formats(format_name: str, options: dict[str, object]) -> None:
     assert_quarters(picture.image)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "La", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16"])
 def test_every_mode_that_tiff_can_hold(mode: str) -> None:
-    source = ImageCms.profileToProfile if mode == "LAB" else None
-    if source:
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(quarters(), rgb, lab, outputMode="LAB")
+    image: Image.Image | None
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(quarters(), srgb, lab, outputMode="LAB")
     else:
-        through = {"La": "LA", "RGBa": "RGBA", "LA": "L", "I;16": "L"}.get(mode)
-        image = quarters().convert(through).convert(mode) if through else quarters().convert(mode)
+        image = quarters().convert("L" if mode in {"LA", "I;16"} else mode).convert(mode)
     assert image is not None
-    try:
-        data = encode(image, "TIFF")
-    except OSError:
-        pytest.skip(f"Pillow does not write {mode} to TIFF")
-    result = decoded(data).image
-    if mode in {"RGB", "RGBA", "RGBa", "CMYK", "LAB", "YCbCr"}:
+    result = decoded(encode(image, "TIFF")).image
+    if mode in {"RGB", "RGBA", "CMYK", "LAB", "YCbCr"}:
         assert_quarters(result, 20)
 
 
@@ -211,13 +210,12 @@ def test_truncated_at_every_tenth(name: str, data: bytes) -> None:
     whole = decoded(data).image
     refusals = 0
     for tenth in range(10):
-        try:
-            cut = decode(data[: len(data) * tenth // 10], max_megapixels=1, target_pixels=10**6)
-        except DecodeError as error:
+        result = outcome(data[: len(data) * tenth // 10])
+        if isinstance(result, DecodeError):
             refusals += 1
-            assert error.kind in {"truncated", "unreadable", "not_an_image"}
+            assert result.kind in {"truncated", "unreadable", "not_an_image"}
         else:  # what is missing is behind the pixels: a trailer, further frames
-            assert cut.image.tobytes() == whole.tobytes()
+            assert result.image.tobytes() == whole.tobytes()
     assert refusals >= (2 if name in {"gif", "webp_animated", "mpo"} else 9)
 
 
@@ -334,11 +332,10 @@ def test_messages_have_neither_addresses_nor_paths(monkeypatch: pytest.MonkeyPat
 def test_messages_never_name_the_buffer() -> None:
     for name, data in pictures.valid_files().items():
         for cut in range(0, len(data), max(1, len(data) // 20)):
-            try:
-                decode(data[:cut], max_megapixels=1, target_pixels=1000)
-            except DecodeError as error:
-                assert "0x" not in str(error).replace("\\0x", ""), name
-                assert "BytesIO" not in str(error)
+            result = outcome(data[:cut])
+            if isinstance(result, DecodeError):
+                assert "BytesIO" not in str(result), name
+                assert " at 0x" not in str(result), name
 
 
 def exif_of(**tags: object) -> dict[str, object]:

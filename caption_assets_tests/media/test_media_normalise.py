@@ -46,8 +46,8 @@ def test_fit_keeps_budget_and_proportions(width: int, height: int, budget: int) 
 )
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG"])
 def test_result_is_within_the_budget_and_not_enlarged(size: tuple[int, int], format_name: str) -> None:
-    if format_name == "JPEG" and max(size) > 65_500:
-        pytest.skip("no JPEG is that long")
+    if max(size) > 65_500:
+        format_name = "PNG"  # no JPEG is that long
     media = Media(max_pixels=4096)
     result = normalised(encode(noise(*size), format_name), media)
     assert result.width * result.height <= media.max_pixels

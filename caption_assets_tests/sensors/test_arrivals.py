@@ -15,6 +15,7 @@ from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.media.shard import build_media
 from caption_assets.partitions import SHARDS
+from caption_assets.resources import PipelineResource
 from caption_assets.sensors.arrivals import contiguous, handed_over
 from caption_assets.sources.planner import open_source, plan_dataset, planned_shards, read_plan
 from caption_assets_tests.assets.running import Pipeline, write_config
@@ -51,7 +52,7 @@ class Watched:
             instance=self.pipeline.instance,
             cursor=self.cursors.get(name),
             definitions=self.pipeline.defs,
-            resources={"pipeline": self.pipeline.defs.resources["pipeline"]},
+            resources={"pipeline": PipelineResource(config_file=str(self.pipeline.config.file))},
         )
         result = definition(context)
         if isinstance(result, dg.SensorResult) and apply:
@@ -74,16 +75,11 @@ def watched(tmp_path: Path, pictures: Path) -> Watched:
 
 def ranges(result: dg.SensorResult) -> list[tuple[str, str]]:
     """First and last shard of each run asked for."""
-    found = []
-    for request in result.run_requests or []:
-        tags = request.tags
-        pair = (
-            (request.partition_key, request.partition_key)
-            if request.partition_key
-            else tuple(tags[tag] for tag in RANGE)
-        )
-        found.append(pair)
-    return found
+    first, last = RANGE
+    return [
+        (request.partition_key or request.tags[first], request.partition_key or request.tags[last])
+        for request in result.run_requests or []
+    ]
 
 
 def test_new_pictures_are_planned_registered_and_launched(watched: Watched) -> None:

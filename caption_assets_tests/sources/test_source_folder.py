@@ -48,8 +48,19 @@ def test_order_is_that_of_names_however_the_files_came(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["with\nnewline.jpg", "tab\t and space .jpg", "x" * 246 + ".jpg", "e\u0301.jpg", "é.jpg", "100%25.jpg"]
-    + ["'\"`$;&.jpg", "-rf.jpg", "图片🙂.jpg", "file:%2F.jpg", "back\\slash.jpg"],
+    [
+        "with\nnewline.jpg",
+        "tab\t and space .jpg",
+        "x" * 246 + ".jpg",
+        "e\u0301.jpg",
+        "é.jpg",
+        "100%25.jpg",
+        "'\"`$;&.jpg",
+        "-rf.jpg",
+        "图片🙂.jpg",
+        "file:%2F.jpg",
+        "back\\slash.jpg",
+    ],
 )
 def test_any_name_can_be_scanned_and_fetched(folder: Path, name: str) -> None:
     touch(folder / name, b"content")

@@ -17,6 +17,7 @@ from caption_assets_tests.ui.dev_server import DATASET, WAIT_SECONDS, DevServer
 SCREENSHOTS_VARIABLE = "CAPTION_ASSETS_SCREENSHOTS"
 _CODE_LOCATION = "caption_assets.definitions"
 _WAIT_MILLISECONDS = WAIT_SECONDS * 1000
+_STEP_MILLISECONDS = 60_000.0
 _CHROMIUM_ARGS = [
     "--headless=new",
     "--no-sandbox",
@@ -64,22 +65,22 @@ class Ui:
     def switch_sensor(self, *, on: bool) -> None:
         """Start or stop the dataset's sensor, and wait until the page says so."""
         switch = self.open_sensor()
-        self.page.locator("label", has=switch).click()
+        switch.locator("xpath=ancestor::label").click()
         expect(switch).to_be_checked(checked=on)
 
-    def open_first_tick(self) -> str:
-        """Open the oldest tick on the sensor's page; returns what its dialog says."""
+    def open_first_tick(self) -> Locator:
+        """Open the oldest tick on the sensor's page; returns its dialog."""
         return self._open_tick(self.page.get_by_text(re.compile(r"^\d+ runs? requested$")).last)
 
-    def open_tick_with_run(self) -> str:
-        """Open the tick that launched a run; returns what its dialog says."""
+    def open_tick_with_run(self) -> Locator:
+        """Open the tick that launched a run; returns its dialog."""
         return self._open_tick(self.page.get_by_text("1 run requested", exact=True).last)
 
-    def _open_tick(self, link: Locator) -> str:
+    def _open_tick(self, link: Locator) -> Locator:
         link.click()
         dialog = self.page.get_by_role("dialog").filter(has_text="Tick for")
-        expect(dialog.get_by_text("Duration")).to_be_visible()
-        return dialog.inner_text()
+        expect(dialog.get_by_text("Duration").first).to_be_visible()
+        return dialog
 
     def open_graph(self, selection: str) -> None:
         """Go to the asset graph with a selection."""
@@ -87,7 +88,7 @@ class Ui:
         expect(self._materialize_button()).to_be_visible()
 
     def _materialize_button(self) -> Locator:
-        return self.page.get_by_role("button", name=re.compile("^Materialize")).first
+        return self.page.get_by_role("button", name=re.compile("Materialize( all)?…")).first
 
     def open_materialize_dialog(self, selection: str) -> Locator:
         """Go to the asset graph with a selection and press "Materialize all"; returns the dialog."""
@@ -144,9 +145,7 @@ def open_ui(chromium: str, server: DevServer) -> Iterator[Ui]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM_ARGS)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.set_default_timeout(_WAIT_MILLISECONDS)
-        expect.set_options(timeout=60_000)
-        # The invitation that a fresh instance shows once.
-        page.add_locator_handler(page.get_by_role("button", name="Skip"), lambda button: button.click())
+        page.set_default_timeout(_STEP_MILLISECONDS)
+        expect.set_options(timeout=_STEP_MILLISECONDS)
         yield Ui(page, server)
         browser.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from caption_assets.config import PipelineConfig, load_config
 
@@ -133,7 +134,9 @@ def dev_server(folder: Path) -> Iterator[DevServer]:
     home = folder / "home"
     home.mkdir()
     (folder / "pictures").mkdir()
-    shutil.copyfile(_CHECKOUT / "deploy" / "local" / "dagster.yaml", home / "dagster.yaml")
+    settings = yaml.safe_load((_CHECKOUT / "deploy" / "local" / "dagster.yaml").read_text(encoding="utf-8"))
+    # No invitation to Dagster's community: it comes seconds after the first page, above whatever is there by then.
+    (home / "dagster.yaml").write_text(yaml.safe_dump(settings | {"nux": {"enabled": False}}), encoding="utf-8")
     (folder / "pipeline.yaml").write_text(_PIPELINE, encoding="utf-8")
     server = DevServer(folder, _free_port())
     with (folder / "dev.log").open("wb") as log:

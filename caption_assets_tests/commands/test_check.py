@@ -1,0 +1,193 @@
+"""`caption-assets check`: what is wrong is said in one line with file, field and remedy, before a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+import caption_assets.demo
+from caption_assets.cli import main
+from caption_assets.config import CONFIG_VARIABLE
+from caption_assets_tests.assets.running import PERSPECTIVES
+
+DEMO_LIBRARY = Path(caption_assets.demo.__file__).parent / "perspectives"
+
+
+class Checked:
+    """A pipeline file that a test changes, and what `check` says of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "pipeline.yaml"
+        (folder / "pictures").mkdir()
+        self.document: dict[str, Any] = {
+            "lake": "./lake",
+            "datasets": {"demo": {"kind": "folder", "path": "pictures"}},
+            "perspectives": {"library": ["demo"], "enabled": list(PERSPECTIVES)},
+            "engines": {"default": {"kind": "vllm", "model": "tiny"}},
+        }
+
+    def run(self) -> Result:
+        """Write the file and check it."""
+        self.file.write_text(yaml.safe_dump(self.document))
+        return CliRunner().invoke(main, ["check"], env={CONFIG_VARIABLE: str(self.file)})
+
+    def perspective(self, name: str, /, **changes: Any) -> Path:
+        """Copy a demo perspective, changed, into the folder `own`."""
+        document = json.loads((DEMO_LIBRARY / f"{name}.json").read_text()) | changes
+        (self.folder / "own").mkdir(exist_ok=True)
+        file = self.folder / "own" / f"{document['name']}.json"
+        file.write_text(json.dumps(document))
+        return file
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> Checked:
+    return Checked(tmp_path)
+
+
+def test_a_good_file_names_everything_and_exits_0(checked: Checked) -> None:
+    result = checked.run()
+    assert result.exit_code == 0, result.output
+    for name in PERSPECTIVES:
+        assert f"perspective {name}: enabled, engine default, fingerprint " in result.output
+    assert "reads scene_caption, scene_objects, scene_count" in result.output
+    assert f"dataset demo: folder {checked.folder}/pictures" in result.output
+    assert "engine default: vllm tiny (" in result.output
+    assert f"lake {checked.folder}/lake: readable and writable" in result.output
+    assert result.output.endswith("all good\n")
+
+
+def test_it_leaves_nothing_in_the_lake(checked: Checked) -> None:
+    checked.run()
+    assert [file for file in (checked.folder / "lake").rglob("*") if file.is_file()] == []
+
+
+def test_a_perspective_that_is_not_enabled_is_named_too(checked: Checked) -> None:
+    checked.document["perspectives"]["enabled"] = ["scene_count"]
+    result = checked.run()
+    assert "perspective scene_caption: not enabled" in result.output
+    assert result.exit_code == 0
+
+
+def test_an_override_is_noted(checked: Checked) -> None:
+    file = checked.perspective("scene_count", prompt="How many objects are there?")
+    checked.document["perspectives"]["library"] = ["demo", "./own"]
+    result = checked.run()
+    assert result.exit_code == 0, result.output
+    assert f"scene_count: {file} overrides {DEMO_LIBRARY / 'scene_count.json'}" in result.output
+
+
+def test_a_warning_exits_0(checked: Checked) -> None:
+    checked.perspective("scene_count", context_template="There are {nosuch} objects.")
+    checked.document["perspectives"]["library"] = ["demo", "./own"]
+    result = checked.run()
+    assert "warning: " in result.output
+    assert "nosuch" in result.output
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_defect_counts_where_the_perspective_is_enabled(checked: Checked, enabled: bool) -> None:
+    file = checked.perspective("scene_count", name="my_count", prompt="  ")
+    checked.document["perspectives"]["library"] = ["demo", "./own"]
+    checked.document["perspectives"]["enabled"] = ["scene_caption", *(["my_count"] if enabled else [])]
+    result = checked.run()
+    assert f"error: {file}: prompt: the prompt is empty" in result.output
+    assert result.exit_code == enabled
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "expected"),
+    [
+        ("lakes", "./lake", "lakes: unknown key; did you mean 'lake'?"),
+        ("datasets.demo.pth", "x", "datasets.demo.pth: unknown key; did you mean 'path'?"),
+        ("datasets.demo.path", "absent", "datasets.demo.path: "),
+        ("perspectives.enabled", ["scene_cuont"], 'Did you mean "scene_count"'),
+        ("perspectives.enabled", ["scene_count", "synthesized_caption"], "scene_caption"),
+        ("perspectives.inputs", {"synthesized_caption": ["nope"]}, "nope"),
+        ("perspectives.library", ["./nowhere"], "nowhere"),
+        ("engines.default.args", {"max_modle_len": 9}, "engines.default.args.max_modle_len"),
+        ("engines.default.model", "./no-model", "no-model"),
+        ("lake", "nosuch://bucket", "lake: nosuch://bucket cannot be used"),
+        ("lake", "./pipeline.yaml", "lake: "),
+    ],
+)
+def test_an_error_names_file_and_field_and_exits_1(checked: Checked, where: str, value: object, expected: str) -> None:
+    *parents, last = where.split(".")
+    section = checked.document
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    result = checked.run()
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), "told, not raised"
+    assert expected in result.output
+    assert str(checked.folder) in result.output
+
+
+def test_all_sections_are_checked_though_one_is_wrong(checked: Checked) -> None:
+    checked.document["lake"] = "nosuch://bucket"
+    checked.document["perspectives"]["enabled"] = ["nope"]
+    result = checked.run()
+    assert "sections with errors: 2" in result.output
+    assert "engine default: vllm tiny" in result.output
+
+
+def test_an_absent_pipeline_file(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check"], env={CONFIG_VARIABLE: str(tmp_path / "none.yaml")})
+    assert result.exit_code == 1
+    assert f"error: {tmp_path}/none.yaml: there is no such pipeline file; set {CONFIG_VARIABLE}" in result.output
+
+
+def test_a_model_that_is_not_pinned_is_a_warning(checked: Checked) -> None:
+    checked.document["engines"]["default"]["model"] = "some/model"
+    result = checked.run()
+    assert result.exit_code == 0, result.output
+    assert "warning: " in result.output
+    assert "engines.default.revision: the model is not pinned" in result.output
+
+
+def lint(folder: Path) -> Result:
+    """`check --library`."""
+    return CliRunner().invoke(main, ["check", "--library", str(folder)])
+
+
+def test_a_folder_of_perspectives_by_itself(checked: Checked) -> None:
+    checked.perspective("scene_count")
+    result = lint(checked.folder / "own")
+    assert result.exit_code == 0, result.output
+    assert "perspective scene_count: " in result.output
+    assert result.output.endswith("1 perspectives, 0 errors, 0 warnings\n")
+
+
+def test_a_placeholder_that_names_no_field_is_a_warning(checked: Checked) -> None:
+    file = checked.perspective("scene_count", context_template="There are {nosuch} objects.")
+    result = lint(checked.folder / "own")
+    assert result.exit_code == 0, result.output
+    assert f"warning: {file}: context_template: " in result.output
+    assert result.output.endswith("1 perspectives, 0 errors, 1 warnings\n")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": "x"}'])
+def test_a_file_that_is_no_perspective_is_an_error(checked: Checked, text: str) -> None:
+    checked.perspective("scene_count").write_text(text)
+    result = lint(checked.folder / "own")
+    assert result.exit_code == 1
+    assert str(checked.folder / "own" / "scene_count.json") in result.output
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    result = lint(tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "nowhere" in result.output
+
+
+def test_a_relative_folder_is_relative_to_where_one_stands(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked.perspective("scene_count")
+    monkeypatch.chdir(checked.folder)
+    assert lint(Path("own")).exit_code == 0
