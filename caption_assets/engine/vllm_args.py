@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,13 @@ def prepare_environment(source: str) -> None:
         defaults["HF_HUB_OFFLINE"] = "1"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    _load_own_numa()
+
+
+def _load_own_numa() -> None:
+    """Use the libnuma that the installation put into the environment, on machines that have none of their own."""
+    own = Path(sys.prefix) / "lib" / "libnuma.so.1"
+    if own.exists():
+        ctypes.CDLL(str(own), mode=ctypes.RTLD_GLOBAL)
+        paths = [str(own.parent), *os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)]
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))  # for the engine's processes

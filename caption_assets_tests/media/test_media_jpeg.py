@@ -88,6 +88,12 @@ def test_comments_between_scans_go() -> None:
     assert stripped == strip(data)
 
 
+def test_what_decides_the_colors_must_come_before_the_scans() -> None:
+    data = encode(noise(30, 20), "JPEG", progressive=True)
+    second = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    assert strip(insert(data, (0xEE, b"Adobe" + bytes(7)), at=second)) is None
+
+
 def test_fill_bytes_before_markers_are_understood() -> None:
     data = encode(noise(30, 20), "JPEG")
     place = data.index(b"\xff\xdb")

@@ -106,6 +106,19 @@ def test_only_what_may_pass_is_tried_again(world: World) -> None:
     assert set(world.source.fetched) == retryable
 
 
+def test_bytes_that_cannot_be_decoded_are_not_tried_again(world: World) -> None:
+    data = encode(noise(60, 50), "WEBP")
+    (world.folder / "a.webp").write_bytes(data[: len(data) // 2])
+    plan_dataset(world.lake, "d", world.source, 100)
+    shard = Shard("d", 1)
+    report = build_media(world.lake, shard, world.source, world.media, "first")
+    assert report.failure_kinds == {"unreadable": 1}
+    assert not read_failures(world.lake, "media", shard)[0]["retryable"]
+    world.source.fetched.clear()
+    build_media(world.lake, shard, world.source, world.media, "second")
+    assert world.source.fetched == []
+
+
 def test_a_deleted_file_is_a_failure_and_its_picture_stays_if_it_was_there(world: World) -> None:
     (world.folder / "0.jpg").unlink()
     assert world.build().failure_kinds["gone"] == 1
@@ -259,6 +272,25 @@ def test_two_writers_at_once_never_share_a_segment_that_differs(world: World) ->
     world.check()
     assert report.rows == 8
     assert {row["run_id"] for row in world.rows()} == {"mine"}
+    assert world.segments() == ["d-000000.1.tar"]
+
+
+def test_a_segment_that_another_writer_places_first_is_not_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes between our look at the folder and our claim, with one picture less."""
+    other = World(Lake(world.lake.root), world.folder, world.media)
+    other.source.away = {"5.jpg": "timeout"}
+    real, pending = world.lake.put, [other]
+
+    def put(file: Path, relative: str, *, exclusive: bool = False) -> bool:
+        if pending:
+            build_media(pending.pop().lake, SHARD, other.source, other.media, "other")
+        return real(file, relative, exclusive=exclusive)
+
+    monkeypatch.setattr(world.lake, "put", put)
+    assert build_media(world.lake, SHARD, world.source, world.media, "mine").rows == 8
+    world.check()
     assert world.segments() == ["d-000000.1.tar"]
 
 

@@ -39,4 +39,22 @@ fi
 if .venv/bin/python -c 'import torch' 2>/dev/null && ! .venv/bin/python -c 'import torchvision' 2>/dev/null; then
     .venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec >>"$log" 2>&1 || true
 fi
+
+# vLLM's CPU build links libnuma, which a bare machine may lack. The package's file is enough, and needs no root.
+numa='import ctypes; ctypes.CDLL("libnuma.so.1")'
+if ! .venv/bin/python -c "$numa" 2>/dev/null && [ ! -e .venv/lib/libnuma.so.1 ]; then
+    work=$(mktemp -d)
+    fetch_numa() { (cd "$work" && apt-get "$@" download libnuma1) >>"$log" 2>&1; }
+    own="-o Dir::State=$work/state -o Dir::State::Lists=$work/lists -o Dir::Cache=$work/cache"
+    mkdir -p "$work/state" "$work/lists/partial" "$work/cache/archives/partial"
+    # shellcheck disable=SC2086
+    if command -v apt-get >/dev/null && { fetch_numa || { apt-get $own update >>"$log" 2>&1 && fetch_numa $own; }; }; then
+        dpkg-deb -x "$work"/libnuma1_*.deb "$work/files"
+        cp "$(find "$work/files" -name 'libnuma.so.1.*' | head -n 1)" .venv/lib/libnuma.so.1
+    else
+        echo "vLLM on a CPU needs libnuma: install it (Debian and Ubuntu: apt install libnuma1), then run this again." >&2
+        exit 1
+    fi
+    rm -rf "$work"
+fi
 printf '%s\n' "$want" >"$stamp"
