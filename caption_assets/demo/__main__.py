@@ -144,7 +144,8 @@ def show(config: PipelineConfig) -> None:
     for file, caption, tags, count in rows:
         table.add_row(file, caption, ", ".join(tags or []), str(count))
     _out.print(table)
-    assert counts is not None and failed is not None
+    assert counts is not None
+    assert failed is not None
     _out.print(f"{counts[0]} pictures, {counts[1]} captions, {failed[0]} failures.")
     _out.print('\nQuery them:   .venv/bin/caption-assets query "SELECT media_id, caption FROM captions_scene_caption"')
     _out.print(f"With DuckDB:  duckdb {config.lake}/catalog.duckdb")

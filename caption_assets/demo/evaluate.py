@@ -4,19 +4,22 @@ Exits with 1 when a figure lies below its gate.
 """
 
 import argparse
+import asyncio
+import hashlib
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from caption_assets.config import FolderDataset, Perspectives, PipelineConfig, VllmEngine
 from caption_assets.demo.answers import IMAGE_PERSPECTIVES, SYNTHESIS, Answer
 from caption_assets.demo.prompts import image_prompt, perspectives, synthesis_prompt
 from caption_assets.demo.scenes import pictures
@@ -28,7 +31,10 @@ from caption_assets.demo.scoring import (
     parse_answer,
     true_words,
 )
-from caption_assets.perspectives import json_schema
+from caption_assets.engine.loading import open_engine
+from caption_assets.engine.protocol import Engine, EngineRequest
+from caption_assets.engine.vllm_args import TINY_ARGS
+from caption_assets.perspectives import guided_schema
 
 MODEL_FOLDER: Final = Path(__file__).parent / "model"
 PHOTOGRAPH_FOLDER: Final = Path(__file__).parent / "photographs"
@@ -139,45 +145,38 @@ def evaluate(ask: Ask, count: int, seed: int) -> dict[str, float]:
     return figures
 
 
-def vllm_ask(model: Path) -> Ask:
-    """Ask a model in this process through vLLM's CPU engine (two to ten seconds to start)."""
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    from vllm import LLM, SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
+def engine_ask(engine: Engine) -> Ask:
+    """Ask an engine as the pipeline does: the same schema, sampling and order."""
 
-    llm = LLM(
-        model=str(model),
-        dtype="bfloat16",
-        enforce_eager=True,
-        max_model_len=1024,
-        kv_cache_memory_bytes=256 << 20,
-        block_size=32,
-        max_num_seqs=64,
-        limit_mm_per_prompt={"image": 1},
-        skip_mm_profiling=True,
-        generation_config="vllm",
-        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-    )
-
-    def sampling(name: str) -> Any:
-        return SamplingParams(
-            temperature=0.0,
-            max_tokens=perspectives()[name].sampling.max_tokens,
-            structured_outputs=StructuredOutputsParams(json=json_schema(perspectives()[name])),
+    def request(number: int, one: Request) -> EngineRequest:
+        perspective = perspectives()[one.perspective]
+        return EngineRequest(
+            request_id=f"evaluate-{number}",
+            text=one.prompt,
+            image=one.image,
+            image_id=None if one.image is None else hashlib.sha256(one.image.tobytes()).hexdigest(),
+            json_schema=guided_schema(perspective),
+            max_tokens=perspective.sampling.max_tokens,
         )
 
-    def message(request: Request) -> list[dict[str, Any]]:
-        image = [] if request.image is None else [{"type": "image_pil", "image_pil": request.image}]
-        return [{"role": "user", "content": [*image, {"type": "text", "text": request.prompt}]}]
+    async def answer(requests: Sequence[Request]) -> list[str]:
+        replies = await asyncio.gather(*(engine.generate(request(n, one)) for n, one in enumerate(requests)))
+        return [reply.text for reply in replies]
 
-    def ask(requests: Sequence[Request]) -> list[str]:
-        conversations: Any = [message(request) for request in requests]
-        results = llm.chat(conversations, [sampling(request.perspective) for request in requests], use_tqdm=False)
-        return [result.outputs[0].text for result in results]
+    return lambda requests: asyncio.run(answer(requests))
 
-    return ask
+
+@contextmanager
+def open_model(folder: Path) -> Iterator[Engine]:
+    """Load a demo model with the arguments that the pipeline uses for the bundled one."""
+    config = PipelineConfig(
+        lake="unused",
+        datasets={"unused": FolderDataset(kind="folder", path=folder)},
+        perspectives=Perspectives(library=["demo"], enabled=list(perspectives())),
+        engines={"default": VllmEngine(kind="vllm", model=str(folder.absolute()), args=TINY_ARGS)},
+    )
+    with open_engine(config, "default") as engine:
+        yield engine
 
 
 def _table(figures: dict[str, float]) -> Table:
@@ -197,14 +196,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    ask = vllm_ask(arguments.model)
-    start = time.monotonic()
-    figures = evaluate(ask, arguments.count, arguments.seed)
-    seconds = time.monotonic() - start
     console = Console()
+    with open_model(arguments.model) as engine:
+        ask = engine_ask(engine)
+        start = time.monotonic()
+        figures = evaluate(ask, arguments.count, arguments.seed)
+        seconds = time.monotonic() - start
+        _, captions = ask_photographs(ask)
     console.print(_table(figures))
     console.print(f"{arguments.count} pictures of seed {arguments.seed} in {seconds:.0f} s")
-    _, captions = ask_photographs(ask)
     for photograph, caption in zip(photographs(), captions, strict=True):
         console.print(f"{photograph.title}: {caption}", highlight=False)
     if arguments.json:

@@ -26,7 +26,7 @@ _CPU: dict[str, Any] = {
     "max_num_seqs": 64,
     "kv_cache_memory_bytes": 1 << 30,  # no profiling run, and no guess at the machine's memory
 }
-_TINY: dict[str, Any] = {
+TINY_ARGS: dict[str, Any] = {
     "max_model_len": 1024,
     "kv_cache_memory_bytes": 256 << 20,
     "skip_mm_profiling": True,
@@ -43,7 +43,7 @@ def engine_args(config: PipelineConfig, engine: VllmEngine, *, gpu: bool) -> dic
     """All arguments for vLLM's `EngineArgs`, chat arguments left out."""
     arguments = _COMMON | ({} if gpu else _CPU) | (_GPU if gpu else {})
     if engine.model == TINY_MODEL:
-        arguments |= _TINY if not gpu else {"max_model_len": 1024}
+        arguments |= TINY_ARGS if not gpu else {"max_model_len": 1024}
     chosen = {name: value for name, value in engine.args.items() if name not in CHAT_ARGS}
     return arguments | chosen | {"model": model_source(config, engine), "revision": engine.revision}
 
