@@ -78,7 +78,7 @@ def _spec(bound: BoundPerspective) -> dg.AssetSpec:
 
 
 def _build_group(name: str, group: Sequence[BoundPerspective], awaited: bool) -> dg.AssetsDefinition:
-    check = "Pictures = captions + failures; a WARN says that some failed."
+    check = "Every picture has a caption or a recorded failure; WARN: some failed."
 
     @dg.multi_asset(
         name=name,
@@ -119,7 +119,7 @@ def _drive(
         for report in run:
             _write_runs(context, settings, lake, report)
             for look in report.looks.values():
-                yield _materialization(lake, look)
+                yield _materialization(context.instance, lake, look)
                 _log_check(context, look)
     except (BreakerTripped, MediaMissing) as error:
         raise dg.Failure(str(error), allow_retries=False) from None
@@ -143,7 +143,7 @@ def _held_back(
     yield from events_at_end(context, context.selected_asset_keys, made, all_made=all_made)
 
 
-def _materialization(lake: Lake, look: LookReport) -> dg.AssetMaterialization:
+def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport) -> dg.AssetMaterialization:
     made = look.done + look.reused
     seconds = max(look.seconds, 1e-9)
     kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(look.failure_kinds.items()))
@@ -163,6 +163,7 @@ def _materialization(lake: Lake, look: LookReport) -> dg.AssetMaterialization:
             "prompt tokens from cache": look.cached_tokens,
             "completion tokens": look.completion_tokens,
             "seconds": round(look.seconds, 2),
+            "model load seconds": round(look.load_seconds, 2),
             "fingerprint": look.bound.fingerprint,
             "preview": dg.MetadataValue.md(caption_preview(lake, look.shard, look.bound)),
         },
@@ -170,8 +171,20 @@ def _materialization(lake: Lake, look: LookReport) -> dg.AssetMaterialization:
             "dagster/code_version": look.bound.fingerprint,
             "dagster/data_version": f"{look.bound.fingerprint}-{look.total - look.failed}",
             "dagster/data_version_is_user_provided": "true",
+            **_lineage(instance, look),
         },
     )
+
+
+def _lineage(instance: dg.DagsterInstance, look: LookReport) -> dict[str, str]:
+    """Tags that say which versions were read; without them Dagster would call a fresh caption out of sync."""
+    tags: dict[str, str] = {}
+    for key in (MEDIA, *(caption_key(name) for name in look.bound.inputs)):
+        record = instance.get_latest_data_version_record(key, partition_key=look.shard.key)
+        version = (record.event_log_entry.tags or {}).get("dagster/data_version") if record else None
+        tags[f"dagster/input_data_version/{key.to_user_string()}"] = version or "INITIAL"
+        tags[f"dagster/input_event_pointer/{key.to_user_string()}"] = str(record.storage_id) if record else "NULL"
+    return tags
 
 
 def _log_check(context: dg.AssetExecutionContext, look: LookReport) -> None:

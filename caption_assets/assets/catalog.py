@@ -20,7 +20,7 @@ def build_catalog_asset(config: PipelineConfig) -> dg.AssetsDefinition:
         ],
         group_name="exports",
         kinds={"duckdb"},
-        description="catalog.duckdb: views over media, captions, failures, runs and what is stale.",
+        description="catalog.duckdb: views over the lake. Every run refreshes it; materialize it only to repair.",
     )
     def catalog(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
         lake = pipeline.lake()

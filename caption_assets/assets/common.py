@@ -15,7 +15,9 @@ BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
 
 
 def shards_of(context: dg.AssetExecutionContext) -> list[Shard]:
-    """The shards of a run. Raises Failure for a key that is no shard's."""
+    """The shards of a run. Raises Failure for a key that is no shard's, and for a run without a partition."""
+    if not (context.has_partition_key or context.has_partition_key_range):
+        raise dg.Failure("choose a shard: this runs for partitions only, and so do its checks", allow_retries=False)
     try:
         return [Shard.parse(key) for key in context.partition_keys]
     except ValueError as error:

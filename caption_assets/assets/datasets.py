@@ -1,10 +1,13 @@
 """`datasets`: plans what is new in a source, and registers its shards as partitions."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure
 from caption_assets.captioning.catalog import refresh
 from caption_assets.config import PipelineConfig
+from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.partitions import datasets_partitions, register
 from caption_assets.resources import PipelineResource
@@ -59,8 +62,15 @@ def _plan(
         DATASETS,
         partition=name,
         metadata={
-            "new_items": planned.new_items,
-            "new_shards": [shard.key for shard in planned.new_shards],
+            "new items": planned.new_items,
+            "new shards": _span(planned.new_shards),
             "shards": len(planned.shards),
         },
     )
+
+
+def _span(shards: Sequence[Shard]) -> str:
+    """Shards as a person reads them: first and last."""
+    if len(shards) < 2:
+        return shards[0].key if shards else "none"
+    return f"{shards[0].key} … {shards[-1].key}"

@@ -36,6 +36,8 @@ class ShardRecorder:
     remaining: int = 0
     """Pictures that are not at their end yet."""
     selected: list[BoundPerspective] = field(default_factory=list)
+    loaded_before: float = 0.0
+    """Seconds that loading the engine had taken when the shard was opened."""
 
     @classmethod
     def open(
@@ -120,8 +122,12 @@ class ShardRecorder:
             }
         )
 
-    def seal(self, lake: Lake) -> None:
-        """Write the failures and seal the rows, once all of them are durable."""
+    def seal(self, lake: Lake, load_seconds: float) -> None:
+        """Write the failures and seal the rows, once all of them are durable.
+
+        Args:
+            load_seconds: what the engine's loading has taken by now, whenever that was.
+        """
         shard = self.work.shard
         for each in self.selected:
             path = layout.failures_file(each.name, shard)
@@ -132,6 +138,7 @@ class ShardRecorder:
         ended = tables.now()
         for look in self.report.looks.values():
             look.ended_at = ended
+            look.load_seconds = load_seconds - self.loaded_before
 
     def _attempts(self, picture: PictureWork, bound: BoundPerspective, now: int) -> int:
         return now + self.work.attempts.get((bound.name, picture.media_id), 0)

@@ -27,6 +27,8 @@ class LookReport:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    load_seconds: float = 0.0
+    """Of the time between start and end, what loading the model took."""
     started_at: datetime = field(default_factory=tables.now)
     ended_at: datetime = field(default_factory=tables.now)
 
@@ -37,8 +39,8 @@ class LookReport:
 
     @property
     def seconds(self) -> float:
-        """From the shard's first request to its last file."""
-        return (self.ended_at - self.started_at).total_seconds()
+        """From the shard's first look to its last file, the model's loading left out."""
+        return max((self.ended_at - self.started_at).total_seconds() - self.load_seconds, 0.0)
 
     def run_row(self, run_id: str, contributor: str) -> dict[str, Any]:
         """The row of the runs table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -54,8 +55,9 @@ class _LazyEngine:
 
     async def _load(self) -> None:
         self._tell(f"loading {self._label} (engine {self._name})")
+        started = time.monotonic()
         engine = await asyncio.get_running_loop().run_in_executor(None, self._opened.__enter__)
-        self.max_in_flight, self.load_seconds = engine.max_in_flight, engine.load_seconds
+        self.max_in_flight, self.load_seconds = engine.max_in_flight, time.monotonic() - started
         self._engine = engine
         self._tell(f"{self._label} loaded in {engine.load_seconds:.1f} s")
 

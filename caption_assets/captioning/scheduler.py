@@ -130,7 +130,9 @@ class Scheduler:
 
     def _open(self, shard: Shard) -> ShardRecorder:
         work = self._find(shard)
-        return ShardRecorder.open(self._lake, work, self._selected, self._provenance, reuse=not self._force)
+        recorder = ShardRecorder.open(self._lake, work, self._selected, self._provenance, reuse=not self._force)
+        recorder.loaded_before = self._engine.load_seconds
+        return recorder
 
     def _decode(self, picture: PictureWork) -> Image.Image | None:
         if not any(each.perspective.image for each in picture.pending):
@@ -221,7 +223,8 @@ class Scheduler:
     async def _seal(self, recorder: ShardRecorder) -> None:
         """Make a shard's rows durable, seal its files, and report it."""
         await self._write(self._buffer.take(shard=recorder.work.shard))
-        await asyncio.get_running_loop().run_in_executor(self._disk, recorder.seal, self._lake)
+        load_seconds = self._engine.load_seconds
+        await asyncio.get_running_loop().run_in_executor(self._disk, recorder.seal, self._lake, load_seconds)
         self._report(recorder.report)
 
     async def _write(self, parts: list[Part]) -> None:

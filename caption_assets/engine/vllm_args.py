@@ -85,4 +85,6 @@ def _load_own_numa() -> None:
     if own.exists():
         ctypes.CDLL(str(own), mode=ctypes.RTLD_GLOBAL)
         paths = [str(own.parent), *os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)]
-        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))  # for the engine's processes
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(
+            dict.fromkeys(filter(None, paths))
+        )  # for the engine's processes

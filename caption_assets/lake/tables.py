@@ -119,7 +119,16 @@ MediaFailureKind = Literal[
     "gone", "unreadable", "not_an_image", "unsupported", "truncated", "too_large", "forbidden", "timeout"
 ]
 CaptionFailureKind = Literal[
-    "input_missing", "media_missing", "engine", "truncated", "empty", "not_json", "schema", "repetition", "prompt", "too_long"
+    "input_missing",
+    "media_missing",
+    "engine",
+    "truncated",
+    "empty",
+    "not_json",
+    "schema",
+    "repetition",
+    "prompt",
+    "too_long",
 ]
 RETRYABLE: frozenset[str] = frozenset(
     {"gone", "forbidden", "timeout", "unreadable", "input_missing", "media_missing", "engine"}

@@ -83,7 +83,7 @@ def test_a_materialization_says_what_people_want_to_know(captioned: Captioned) -
         assert told["tokens per second"] > 0
         assert told["completion tokens"] > 0
         assert told["preview"].count("![picture](data:image/jpeg;base64,") == 4
-        assert "no caption" not in told["preview"]
+        assert "nothing yet" not in told["preview"]
         assert event.tags["dagster/code_version"] == bound.fingerprint == told["fingerprint"]
         assert event.tags["dagster/data_version"].startswith(bound.fingerprint)
         assert event.tags["dagster/data_version_is_user_provided"] == "true"
@@ -229,7 +229,7 @@ def test_failed_captions_are_a_warning_and_a_dead_engine_a_failure(pipeline: Pip
     assert outcome.success, "completed with errors"
     count = outcome.of("captions/scene_count", SHARD_KEYS[0])
     assert (count.metadata["failed"], count.metadata["failure kinds"]) == (2, "not_json: 2")
-    assert "*no caption*" in count.metadata["preview"]
+    assert "*nothing yet*" in count.metadata["preview"]
     check = outcome.check("captions/scene_count", SHARD_KEYS[0])
     assert (check.passed, check.severity, check.metadata["failed"]) == (False, "WARN", 2)
     assert outcome.check("captions/scene_caption", SHARD_KEYS[0]).passed

@@ -36,7 +36,11 @@ def test_it_plans_registers_and_says_what_it_did(pipeline: Pipeline) -> None:
     assert outcome.success
     assert pipeline.shards == shards == [shard.key for shard in planned_shards(pipeline.lake, "demo")]
     assert outcome.keys() == {("datasets", "demo"): 1}
-    assert outcome.of("datasets", "demo").metadata == {"new_items": 5, "new_shards": shards, "shards": 3}
+    assert outcome.of("datasets", "demo").metadata == {
+        "new items": 5,
+        "new shards": "demo-000000 … demo-000002",
+        "shards": 3,
+    }
     assert pipeline.lake.exists("catalog.duckdb")
 
 
@@ -45,7 +49,7 @@ def test_a_second_time_there_is_nothing_new(pipeline: Pipeline) -> None:
     plans = Path(pipeline.config.lake) / "shards"
     before = {file: file.stat().st_mtime_ns for file in plans.rglob("*.parquet")}
     outcome = pipeline.ingest()
-    assert outcome.of("datasets", "demo").metadata == {"new_items": 0, "new_shards": [], "shards": 3}
+    assert outcome.of("datasets", "demo").metadata == {"new items": 0, "new shards": "none", "shards": 3}
     assert {file: file.stat().st_mtime_ns for file in plans.rglob("*.parquet")} == before
     assert len(pipeline.shards) == 3
 
@@ -54,7 +58,7 @@ def test_a_picture_more_is_a_shard_more(pipeline: Pipeline, folder: Path, pictur
     pipeline.ingest()
     shutil.copy(sorted(pictures.glob("scene*"))[7], folder)
     outcome = pipeline.ingest()
-    assert outcome.of("datasets", "demo").metadata == {"new_items": 1, "new_shards": ["demo-000003"], "shards": 4}
+    assert outcome.of("datasets", "demo").metadata == {"new items": 1, "new shards": "demo-000003", "shards": 4}
     assert pipeline.shards[-1] == "demo-000003"
 
 
@@ -63,7 +67,7 @@ def test_a_new_instance_learns_the_shards_of_an_old_lake(pipeline: Pipeline) -> 
     fresh = Pipeline.of(pipeline.config)
     outcome = fresh.ingest()
     assert fresh.shards == pipeline.shards
-    assert outcome.of("datasets", "demo").metadata["new_items"] == 0
+    assert outcome.of("datasets", "demo").metadata["new items"] == 0
 
 
 def test_an_unknown_dataset_is_refused(pipeline: Pipeline) -> None:

@@ -39,6 +39,7 @@ class Place:
             **os.environ,
             CONFIG_VARIABLE: str(self.home / "pipeline.yaml"),
             "DAGSTER_HOME": str(self.instance_folder),
+            "CAPTION_ASSETS_LOCKS": str(self.home),  # this process may hold the device for the session's engine
             "COLUMNS": str(PAGE),
         }
         return subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=240)

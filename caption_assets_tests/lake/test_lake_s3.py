@@ -1,0 +1,84 @@
+"""The whole path with the lake on S3, over HTTP."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import s3fs
+
+from caption_assets.captioning.catalog import open_views, refresh
+from caption_assets.captioning.run import OpenEngine
+from caption_assets.commands.check import check_pipeline
+from caption_assets.config import CONFIG_VARIABLE, PipelineConfig
+from caption_assets.lake.store import Lake
+from caption_assets_tests.support import SharedEngine, caption, ingest
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty bucket on a server of the test's own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        _wait_for(port)
+        s3fs.S3FileSystem().mkdir("pictures")
+        yield "s3://pictures/captions"
+    finally:
+        server.kill()
+        server.wait()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the S3 server did not start")
+
+
+def test_of_two_claims_on_a_bucket_one_wins(bucket: str) -> None:
+    first, second = Lake(bucket), Lake(bucket)
+    assert first.create("shards/one", b"first")
+    assert not second.create("shards/one", b"second")
+    assert second.read("shards/one") == b"first"
+
+
+def test_the_path_on_a_bucket(
+    bucket: str,
+    make_config: Callable[..., PipelineConfig],
+    open_shared: OpenEngine,
+    shared_engine: SharedEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = make_config(lake=bucket)
+    lake = Lake(config.lake)
+    shards = ingest(config, lake)[:1]
+    caption(config, lake, shards, open_shared)
+    refresh(config, lake)
+    assert lake.exists("catalog.duckdb")
+    with open_views(config) as views:
+        found = views.execute("SELECT perspective, count(*) FROM captions GROUP BY ALL").fetchall()
+        assert sorted(found) == [(name, 8) for name in sorted(config.perspectives.enabled)]
+        assert views.execute("SELECT count(*) FROM captions_scene_count WHERE count >= 0").fetchone() == (8,)
+    shared_engine.requests = 0
+    caption(config, Lake(config.lake), shards, open_shared, run_id="again")
+    assert shared_engine.requests == 0
+    monkeypatch.setenv(CONFIG_VARIABLE, str(config.file))
+    assert check_pipeline() == 0
