@@ -1,8 +1,8 @@
 """Partitions: datasets by name, media and captions by shard, and how the two depend on each other.
 
-A dataset's shards are registered as they are planned. Between the two kinds of partition every mapping is explicit: names
-and shards are different keys, which Dagster's inferred identity mapping would not see. Dagster only supports its own mapping
-classes in the UI and the daemon; of these, "all" is the true one.
+A dataset's shards are registered as they are planned. Between the two kinds of partition every mapping is explicit:
+names and shards are different keys, which Dagster's inferred identity mapping would not see. Dagster only supports its
+own mapping classes in the UI and the daemon; of these, "all" is the true one.
 """
 
 from __future__ import annotations

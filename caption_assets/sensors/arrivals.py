@@ -35,7 +35,7 @@ def _build(name: str) -> dg.SensorDefinition:
         job_name=CAPTION_JOB,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {_INTERVAL_SECONDS} s: plans new pictures of {name} as shards and launches {CAPTION_JOB} for them.",
+        description=f"Every {_INTERVAL_SECONDS} s: plans new pictures of {name} and runs {CAPTION_JOB} on them.",
     )
     def arrivals(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
         settings = load_config(pipeline.config_file, check_paths=False)  # an absent folder is told below
