@@ -18,7 +18,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def config(self) -> PipelineConfig:
         """The validated pipeline file."""
-        return load_config(self.config_file)
+        return load_config(self.config_file, check_paths=False)  # a folder that is away concerns its dataset alone
 
     def lake(self) -> Lake:
         """The lake."""

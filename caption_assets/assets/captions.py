@@ -11,6 +11,7 @@ import dagster as dg
 from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, shards_of
 from caption_assets.assets.media import COMPLETE, MEDIA
 from caption_assets.assets.preview import caption_preview
+from caption_assets.captioning import rows
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives, engine_groups
 from caption_assets.captioning.catalog import refresh
 from caption_assets.captioning.report import LookReport, ShardReport
@@ -169,7 +170,7 @@ def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport)
         },
         tags={
             "dagster/code_version": look.bound.fingerprint,
-            "dagster/data_version": f"{look.bound.fingerprint}-{look.total - look.failed}",
+            "dagster/data_version": rows.contents_digest(lake, look.bound, look.shard),
             "dagster/data_version_is_user_provided": "true",
             **_lineage(instance, look),
         },

@@ -52,6 +52,13 @@ def read_rows(
     return _latest(_read_folder(lake, folder, wanted)[0])
 
 
+def contents_digest(lake: Lake, bound: BoundPerspective, shard: Shard) -> str:
+    """First 16 hex digits of a SHA-256 over a shard's outputs: the same for the same captions."""
+    stored = read_rows(lake, bound, shard, ["output_digest"])
+    lines = "\n".join(f"{media_id} {stored[media_id]['output_digest']}" for media_id in sorted(stored))
+    return hashlib.sha256(f"{bound.fingerprint}\n{lines}".encode()).hexdigest()[:16]
+
+
 def find_elsewhere(
     lake: Lake, bound: BoundPerspective, shard: Shard, media_ids: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
