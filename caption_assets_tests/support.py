@@ -64,8 +64,8 @@ class ScriptedEngine:
         """Nothing to free."""
 
 
-def scripted(engine: ScriptedEngine) -> OpenEngine:
-    """An opener for a scripted engine."""
+def lent(engine: Engine) -> OpenEngine:
+    """An opener that lends an engine."""
 
     @contextmanager
     def lend(config: PipelineConfig, name: str, waiting: Callable[[], None]) -> Iterator[Engine]:

@@ -26,7 +26,7 @@ from caption_assets_tests.assets.running import (
     lending,
     write_config,
 )
-from caption_assets_tests.support import ScriptedEngine, SharedEngine, bound_of, reply, scripted
+from caption_assets_tests.support import ScriptedEngine, SharedEngine, bound_of, lent, reply
 
 SHARD_KEYS = ["demo-000000", "demo-000001", "demo-000002"]
 
@@ -137,7 +137,7 @@ def pipeline(tmp_path: Path, pictures: Path) -> Pipeline:
     """Three shards of two pictures, planned, with a quick engine."""
     folder = folder_of(pictures, tmp_path / "pictures", 6)
     config = write_config(tmp_path, {"demo": {"path": str(folder), "shard_size": 2}})
-    pipeline = Pipeline.of(config, scripted(ScriptedEngine(answer)))
+    pipeline = Pipeline.of(config, lent(ScriptedEngine(answer)))
     pipeline.ingest()
     return pipeline
 
@@ -209,7 +209,7 @@ def test_a_range_leaves_out_what_is_no_partition_and_takes_along_what_stands_bet
     folder_of(pictures, tmp_path / "a", 3)
     folder_of(pictures, tmp_path / "b", 1)
     config = write_config(tmp_path, {name: {"path": str(tmp_path / name), "shard_size": 1} for name in ("a", "b")})
-    pipeline = Pipeline.of(config, scripted(ScriptedEngine(answer)))
+    pipeline = Pipeline.of(config, lent(ScriptedEngine(answer)))
     pipeline.ingest("a")
     pipeline.ingest("b")
     pipeline.instance.delete_dynamic_partition(SHARDS, "a-000001")
@@ -225,7 +225,7 @@ def test_failed_captions_are_a_warning_and_a_dead_engine_a_failure(pipeline: Pip
     def stubborn(request: EngineRequest) -> EngineReply:
         return reply("no JSON") if "scene_count" in request.request_id else answer(request)
 
-    outcome = Pipeline.of(pipeline.config, scripted(ScriptedEngine(stubborn))).caption_new(pipeline, SHARD_KEYS[0])
+    outcome = Pipeline.of(pipeline.config, lent(ScriptedEngine(stubborn))).caption_new(pipeline, SHARD_KEYS[0])
     assert outcome.success, "completed with errors"
     count = outcome.of("captions/scene_count", SHARD_KEYS[0])
     assert (count.metadata["failed"], count.metadata["failure kinds"]) == (2, "not_json: 2")
@@ -237,7 +237,7 @@ def test_failed_captions_are_a_warning_and_a_dead_engine_a_failure(pipeline: Pip
     def dead(request: EngineRequest) -> EngineFailure:
         return EngineFailure("engine", "the engine is gone", retryable=True, fatal=True)
 
-    outcome = Pipeline.of(pipeline.config, scripted(ScriptedEngine(dead))).caption_new(pipeline, SHARD_KEYS[1])
+    outcome = Pipeline.of(pipeline.config, lent(ScriptedEngine(dead))).caption_new(pipeline, SHARD_KEYS[1])
     assert not outcome.success
     assert "the engine is gone" in outcome.failures
     assert outcome.keys() == {("media", SHARD_KEYS[1]): 1}
@@ -249,7 +249,7 @@ def test_what_a_model_writes_is_no_markup_in_the_preview(pipeline: Pipeline) -> 
             return answer(request)
         return reply(json.dumps({"caption": "a | b\n![x](https://example.org) <img src=x>", "tags": ["red"]}))
 
-    outcome = Pipeline.of(pipeline.config, scripted(ScriptedEngine(sly))).caption_new(pipeline, SHARD_KEYS[0])
+    outcome = Pipeline.of(pipeline.config, lent(ScriptedEngine(sly))).caption_new(pipeline, SHARD_KEYS[0])
     preview = outcome.of("captions/scene_caption", SHARD_KEYS[0]).metadata["preview"]
     assert "example" in preview
     assert "![x](" not in preview
@@ -260,7 +260,7 @@ def test_what_a_model_writes_is_no_markup_in_the_preview(pipeline: Pipeline) -> 
 def test_lost_rows_are_an_error(pipeline: Pipeline) -> None:
     class Losing(VllmResource):
         def caption(self, *args: object, **options: object) -> list[object]:  # type: ignore[override]
-            options["open_"] = scripted(ScriptedEngine(answer))
+            options["open_"] = lent(ScriptedEngine(answer))
             reports = list(CaptionRun(*args, **options))  # type: ignore[arg-type]
             reports[0].looks["scene_objects"].done -= 1
             return list(reports)
@@ -293,7 +293,7 @@ def test_a_perspective_of_a_second_engine_runs_after_what_it_reads(tmp_path: Pat
         perspectives={"library": ["demo", "./own"], "enabled": PERSPECTIVES},
         engines={"default": tiny, "second": tiny},
     )
-    pipeline = Pipeline.of(config, scripted(ScriptedEngine(answer)))
+    pipeline = Pipeline.of(config, lent(ScriptedEngine(answer)))
     pipeline.ingest()
     outcome = pipeline.caption(SHARD_KEYS[0], SHARD_KEYS[1])
     assert outcome.success, outcome.failures

@@ -17,7 +17,7 @@ from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineReq
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_failures
-from caption_assets_tests.support import ScriptedEngine, bound_of, caption, ingest, reply, scripted
+from caption_assets_tests.support import ScriptedEngine, bound_of, caption, ingest, lent, reply
 
 MakeConfig = Callable[..., PipelineConfig]
 
@@ -57,7 +57,7 @@ def test_invalid_output_is_asked_again_at_another_seed_and_temperature(
 
     config, lake, shards = prepared
     engine = ScriptedEngine(script)
-    (report,) = caption(config, lake, shards, scripted(engine))
+    (report,) = caption(config, lake, shards, lent(engine))
     assert report.looks["scene_count"].done == 8
     stored = rows.read_rows(lake, bound_of(config)["scene_count"], shards[0])
     assert {row["attempts"] for row in stored.values()} == {2}
@@ -75,7 +75,7 @@ def test_what_stays_invalid_is_a_failure_row_and_its_readers_wait(
         return good(request)
 
     config, lake, shards = prepared
-    (report,) = caption(config, lake, shards, scripted(ScriptedEngine(script)))
+    (report,) = caption(config, lake, shards, lent(ScriptedEngine(script)))
     assert report.looks["scene_objects"].failure_kinds == {"schema": 8}
     assert report.looks["synthesized_caption"].failure_kinds == {"input_missing": 8}
     assert all(look.complete for look in report.looks.values())
@@ -89,10 +89,10 @@ def test_what_stays_invalid_is_a_failure_row_and_its_readers_wait(
 
     # The next run leaves alone what failed for good, and what waits for it goes on waiting; force starts over.
     engine = ScriptedEngine(good)
-    (second,) = caption(config, lake, shards, scripted(engine), run_id="second")
+    (second,) = caption(config, lake, shards, lent(engine), run_id="second")
     assert engine.requests == []
     assert second.looks["scene_objects"].failed == 8
-    (third,) = caption(config, lake, shards, scripted(engine), run_id="third", force=True)
+    (third,) = caption(config, lake, shards, lent(engine), run_id="third", force=True)
     assert third.looks["scene_objects"].done == third.looks["synthesized_caption"].done == 8
     assert read_failures(lake, "scene_objects", shards[0]) == []
 
@@ -107,7 +107,7 @@ def test_truncated_output_gets_a_larger_budget_once(prepared: tuple[PipelineConf
         return good(request)
 
     engine = ScriptedEngine(script)
-    (report,) = caption(config, lake, shards, scripted(engine))
+    (report,) = caption(config, lake, shards, lent(engine))
     assert report.looks["scene_caption"].done == 8
     asked = [request.max_tokens for request in engine.requests if perspective_of(request) == "scene_caption"]
     assert Counter(asked) == {budget: 8, 2 * budget: 8}
@@ -130,7 +130,7 @@ def test_a_transient_failure_is_tried_again_and_a_refused_prompt_is_not(
 
     config, lake, shards = prepared
     engine = ScriptedEngine(script)
-    (report,) = caption(config, lake, shards, scripted(engine))
+    (report,) = caption(config, lake, shards, lent(engine))
     assert report.looks["scene_count"].done == 8
     assert report.looks["scene_objects"].failure_kinds == {"too_long": 8}
     assert all(count == 1 for key, count in seen.items() if key.endswith("scene_objects"))
@@ -145,7 +145,7 @@ def test_the_breaker_stops_early_and_keeps_what_succeeded(make_config: MakeConfi
     shards = ingest(config, lake)
     engine = ScriptedEngine(script)
     with pytest.raises(BreakerTripped, match=r"not_json: \d+"):
-        caption(config, lake, shards, scripted(engine))
+        caption(config, lake, shards, lent(engine))
     assert len(engine.requests) < 24 * 3, "it stopped before the end"
     kept = [rows.read_rows(lake, bound_of(config)["scene_caption"], shard) for shard in shards]
     assert sum(len(each) for each in kept) >= 1
@@ -164,7 +164,7 @@ def test_a_dead_engine_ends_the_run_and_keeps_what_was_answered(
 
     config, lake, shards = prepared
     with pytest.raises(EngineFailure, match="the engine died"):
-        caption(config, lake, shards, scripted(ScriptedEngine(script)))
+        caption(config, lake, shards, lent(ScriptedEngine(script)))
     kept = {name: rows.read_rows(lake, each, shards[0]) for name, each in bound_of(config).items()}
     assert sum(len(each) for each in kept.values()) == 6
     assert all(read_failures(lake, name, shards[0]) == [] for name in kept), (
@@ -172,7 +172,7 @@ def test_a_dead_engine_ends_the_run_and_keeps_what_was_answered(
     )
 
     engine = ScriptedEngine(good)
-    (report,) = caption(config, lake, shards, scripted(engine), run_id="second")
+    (report,) = caption(config, lake, shards, lent(engine), run_id="second")
     assert len(engine.requests) == 8 * 4 - 6
     assert all(look.complete and not look.failed for look in report.looks.values())
 
@@ -182,8 +182,8 @@ def test_a_lost_segment_is_a_failure_of_its_pictures_until_media_is_repaired(
 ) -> None:
     config, lake, shards = prepared
     lake.remove("media/dataset=demo/demo-000000.tar")
-    (report,) = caption(config, lake, shards, scripted(ScriptedEngine(good)))
+    (report,) = caption(config, lake, shards, lent(ScriptedEngine(good)))
     assert report.looks["scene_caption"].failure_kinds == {"media_missing": 8}
     ingest(config, lake)
-    (repaired,) = caption(config, lake, shards, scripted(ScriptedEngine(good)), run_id="second")
+    (repaired,) = caption(config, lake, shards, lent(ScriptedEngine(good)), run_id="second")
     assert repaired.looks["synthesized_caption"].done == 8

@@ -18,7 +18,7 @@ from caption_assets.cli import main
 from caption_assets.config import CONFIG_VARIABLE
 from caption_assets.engine.protocol import EngineReply, EngineRequest
 from caption_assets_tests.assets.running import PERSPECTIVES, Pipeline, answer, write_config
-from caption_assets_tests.support import ScriptedEngine, reply, scripted
+from caption_assets_tests.support import ScriptedEngine, lent, reply
 
 DEMO_LIBRARY = Path(caption_assets.demo.__file__).parent / "perspectives"
 
@@ -56,7 +56,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Lines:
         return reply("no JSON") if look.startswith("scene_count") and picture in refused else answer(request)
 
     config = write_config(home, {"demo": {"path": str(folder), "shard_size": 3}})
-    pipeline = Pipeline.of(config, scripted(ScriptedEngine(script)))
+    pipeline = Pipeline.of(config, lent(ScriptedEngine(script)))
     pipeline.ingest()
     assert pipeline.caption("demo-000000").success
     assert pipeline.run("", "demo-000001", select=["media"]).success
@@ -107,7 +107,7 @@ def test_a_changed_prompt_is_stale_until_it_is_captioned_again(lines: Lines, tmp
             {"demo": {"path": str(folder), "shard_size": 3}},
             perspectives={"library": ["demo", "./own"], "enabled": PERSPECTIVES},
         ),
-        scripted(ScriptedEngine(answer)),
+        lent(ScriptedEngine(answer)),
     )
     status = Lines(changed).status()
     assert counts(status["demo-000000", "scene_objects"]) == {"pictures": 3, "stale": 3}

@@ -18,7 +18,7 @@ from caption_assets.exports.formats import FORMATS, export_dataset
 from caption_assets.media.shard import read_index
 from caption_assets.sources.planner import planned_shards
 from caption_assets_tests.assets.running import PERSPECTIVES, Outcome, Pipeline, answer, lending, write_config
-from caption_assets_tests.support import ScriptedEngine, SharedEngine, bound_of, scripted
+from caption_assets_tests.support import ScriptedEngine, SharedEngine, bound_of, lent
 
 NAME = "street.2024-a"
 
@@ -102,7 +102,7 @@ def test_exporting_again_replaces_what_changed_and_removes_what_is_gone(tmp_path
     for file in sorted(pictures.glob("scene*"))[:2]:
         shutil.copy(file, folder)
     config = write_config(tmp_path, {"demo": {"path": str(folder), "shard_size": 1}})
-    pipeline = Pipeline.of(config, scripted(ScriptedEngine(answer)))
+    pipeline = Pipeline.of(config, lent(ScriptedEngine(answer)))
     pipeline.ingest()
     pipeline.caption("demo-000000")
     target = Path(config.lake) / "exports" / "jsonl" / "demo"
