@@ -203,7 +203,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: is not valid YAML: {' '.join(str(error).split())}") from None
-    except (ValueError, RecursionError) as error:  # a date like 2024-13-45, brackets without end
+    except (ValueError, RecursionError) as error:  # brackets without end
         raise ConfigError(f"{file}: is not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: must be a YAML mapping with lake, datasets, perspectives and engines")

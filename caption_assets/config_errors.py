@@ -38,6 +38,12 @@ _REMEDIES = {
 class UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that takes a key given twice for the mistake it is, instead of dropping one of the two."""
 
+    # Dates are texts, as they are wherever another library has taken timestamps out of PyYAML's shared loader.
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping. Raises yaml.YAMLError at the second key of a name."""
         seen: set[str] = set()
