@@ -66,6 +66,8 @@ def main() -> None:
     """Start the other processes and train as the first of them."""
     # one thread a process: more of them spin against each other on a busy machine. Read when torch is imported.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", HF_HUB_OFFLINE="1")
+    # Batches have many lengths, and oneDNN would keep code for a thousand of them: gigabytes.
+    os.environ.update(ONEDNN_PRIMITIVE_CACHE_CAPACITY="32", LRU_CACHE_CAPACITY="32", MALLOC_ARENA_MAX="2")
     settings = parse()
     others: list[subprocess.Popen[bytes]] = []
     if settings.rank == 0 and settings.processes > 1:
