@@ -208,7 +208,7 @@ def test_wrong_values_are_named_with_the_remedy(tmp_path: Path, key: str, value:
 
 
 @pytest.mark.parametrize(
-    ("section", "name", "kinds"), [("datasets", "d", "'folder'"), ("engines", "default", "'vllm'")]
+    ("section", "name", "kinds"), [("datasets", "d", "'folder'"), ("engines", "default", "'openai', 'vllm'")]
 )
 def test_an_unknown_kind_says_which_there_are_and_nothing_else(
     tmp_path: Path, section: str, name: str, kinds: str

@@ -156,6 +156,7 @@ class CaptionRun:
             report=self._finished,
             progress=lambda progress: self._tell(str(progress)),
             force=self._force,
+            decode=self._config.engines[self._selected[0].engine].kind != "openai",
         )
 
     def _finished(self, report: ShardReport) -> None:
