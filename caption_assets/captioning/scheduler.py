@@ -153,9 +153,12 @@ class Scheduler:
         for name, known in picture.answers.items():
             answers[name] = loop.create_future()
             answers[name].set_result(known)
-        async with asyncio.TaskGroup() as group:
-            for each in picture.pending:
-                group.create_task(self._look(recorder, picture, each, pixels, answers))
+        if len(picture.pending) == 1:  # a task of its own costs more than the rest of this method
+            await self._look(recorder, picture, picture.pending[0], pixels, answers)
+        else:
+            async with asyncio.TaskGroup() as group:
+                for each in picture.pending:
+                    group.create_task(self._look(recorder, picture, each, pixels, answers))
         self._pictures += 1
         recorder.remaining -= 1
         if not recorder.remaining:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import binascii
 import io
 import json
 from collections import OrderedDict
@@ -47,6 +47,10 @@ class PictureCache:
         if (part := self._parts.get(request.image_id)) is not None:
             self._parts.move_to_end(request.image_id)
             return part
+        if self._as_it_is(request):
+            part = await self._make(request)
+            self._put(request.image_id, part)
+            return part
         making = self._making.get(request.image_id)
         if making is None:
             making = asyncio.ensure_future(self._make(request))
@@ -54,21 +58,25 @@ class PictureCache:
             making.add_done_callback(lambda done, key=request.image_id: self._keep(key, done))  # type: ignore[misc]
         return await asyncio.shield(making)
 
+    def _as_it_is(self, request: EngineRequest) -> bool:
+        return request.image_file is not None and request.image_file.startswith(_MAGIC[self._image.format])
+
     async def _make(self, request: EngineRequest) -> bytes:
-        stored, wanted = request.image_file, self._image.format
-        if stored is None or not stored.startswith(_MAGIC[wanted]):
+        stored = request.image_file
+        if stored is None or not self._as_it_is(request):
             stored = await asyncio.get_running_loop().run_in_executor(None, _encode, request, self._image)
-        encoded = base64.b64encode(stored)
-        head = f'{{"type":"image_url","image_url":{{"url":"data:image/{wanted};base64,'.encode()
-        return b"".join((head, encoded, b'"}},'))
+        head = f'{{"type":"image_url","image_url":{{"url":"data:image/{self._image.format};base64,'.encode()
+        return b"".join((head, binascii.b2a_base64(stored, newline=False), b'"}},'))
 
     def _keep(self, key: str, done: asyncio.Future[bytes]) -> None:
         del self._making[key]
         if done.cancelled() or done.exception():
             return
-        part = done.result()
+        self._put(key, done.result())
+
+    def _put(self, key: str, part: bytes) -> None:
+        self._size += len(part) - len(self._parts.get(key, b""))
         self._parts[key] = part
-        self._size += len(part)
         while self._size > self._capacity:
             self._size -= len(self._parts.popitem(last=False)[1])
 
