@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from caption_assets.captioning import rows
+from caption_assets.captioning.run import OpenEngine
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.models import TINY_FOLDER
@@ -77,8 +78,9 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) ->
             time.sleep(0.2)
 
 
-def test_vllms_server_captions_a_shard(make_config: MakeConfig, vllm_server: str) -> None:
-    config = make_config(engines={"default": {"kind": "openai", "model": "tiny", "servers": [vllm_server]}})
+def test_vllms_server_captions_a_shard(make_config: MakeConfig, vllm_server: str, open_shared: OpenEngine) -> None:
+    pool = {"kind": "openai", "model": "tiny", "servers": [vllm_server], "image": {"format": "png"}}
+    config = make_config(engines={"default": pool})
     section = config.engines["default"]
     assert section.kind == "openai"
     assert [state.problem for state in look_at_servers(section, None)] == [None]
@@ -88,9 +90,14 @@ def test_vllms_server_captions_a_shard(make_config: MakeConfig, vllm_server: str
     lake = Lake(config.lake)
     shards = ingest(config, lake)[:1]
     (report,) = caption(config, lake, shards, open_engine)
-    assert {name: (look.done, look.failed) for name, look in report.looks.items()} == {
-        name: (8, 0) for name in bound_of(config)
-    }
+    assert len(report.looks) == 4
+    assert all((look.done, look.failed) == (8, 0) for look in report.looks.values())
     stored = rows.read_rows(lake, bound_of(config)["scene_caption"], shards[0])
-    assert all(" on a " in row["output"]["caption"] for row in stored.values())
+    # Batched bfloat16 does not repeat itself to the letter, but a picture that arrived otherwise would say otherwise.
+    here = make_config(lake="./here")
+    ingest(here, Lake(here.lake))
+    caption(here, Lake(here.lake), shards, open_shared, only=["scene_caption"])
+    beside = rows.read_rows(Lake(here.lake), bound_of(here)["scene_caption"], shards[0])
+    alike = [stored[media_id]["output"] == row["output"] for media_id, row in beside.items()]
+    assert sum(alike) >= 6, alike
     assert all(row["prompt_tokens"] > 64 and row["attempts"] == 1 for row in stored.values())
