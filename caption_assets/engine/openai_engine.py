@@ -69,6 +69,7 @@ class OpenAIServers:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._life: asyncio.Task[None] | None = None
         self._mean_tokens = 0.0
+        self._closed = False
 
     @property
     def servers(self) -> list[Server]:
@@ -81,6 +82,8 @@ class OpenAIServers:
         Raises:
             EngineFailure: no server gave a usable answer; fatal when all of them are away for good.
         """
+        if self._closed:
+            raise EngineFailure("engine", "the engine was closed", retryable=True, fatal=True)
         if self._session is None:
             self._open()
         try:
@@ -95,6 +98,7 @@ class OpenAIServers:
 
     def close(self) -> None:
         """Close all connections. Requests under way fail."""
+        self._closed = True
         if self._life is not None and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._life.cancel)
 

@@ -218,6 +218,18 @@ def test_all_servers_away_for_too_long_is_the_end() -> None:
     assert "all servers have been away for 0.5 s" in str(outcomes[0])
 
 
+def test_a_closed_engine_says_so() -> None:
+    async def use(engine: OpenAIServers) -> EngineFailure:
+        await engine.generate(request())
+        engine.close()
+        with pytest.raises(EngineFailure, match="closed") as raised:
+            await engine.generate(request())
+        return raised.value
+
+    with StubServer() as server:
+        assert run(with_engine(section(server), use)).fatal
+
+
 def test_a_refused_key_ends_the_run_at_once_and_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     async def behave(call: Call) -> web.StreamResponse:
         return web.json_response({"error": {"message": f"bad key: {call.headers['authorization']}"}}, status=401)
