@@ -29,6 +29,7 @@ _REMEDIES = {
     "bool_parsing": "must be true or false; write one of them",
     "list_type": "must be a list; write [a, b], or a line '- a' for each entry",
     "dict_type": "must be a mapping; write 'name: value' lines below it",
+    "model_attributes_type": "must be a mapping; write 'name: value' lines below it",
     "model_type": "must be a mapping; write 'name: value' lines below it",
     "path_type": "must be a path; write it as text",
     "too_short": "must not be empty; add at least one entry",
@@ -61,11 +62,21 @@ def explain(error: ValidationError, document: Mapping[str, Any], model: type[Bas
     """One line for each thing that is wrong with a document."""
     unknown = _unknown_kinds(document, kinds)
     lines = list(unknown.values())
-    for detail in error.errors():
+    for found in error.errors():
+        detail = _without_kind(found, kinds)
         location = detail["loc"]
         if location[:2] not in unknown:  # of no known kind: any other complaint would be beside the point
             lines.append(f"{_field(location)}: {_complaint(detail, document, model, kinds)}")
     return list(dict.fromkeys(lines))
+
+
+def _without_kind(detail: ErrorDetails, kinds: Kinds) -> ErrorDetails:
+    """The detail without the step that pydantic adds where a section's kind decides its model."""
+    section, *rest = detail["loc"] or ("",)
+    models = kinds.get(str(section), {})
+    if len(models) > 1 and len(rest) > 1 and rest[1] in models:
+        return {**detail, "loc": (section, rest[0], *rest[2:])}
+    return detail
 
 
 def _unknown_kinds(document: Mapping[str, Any], kinds: Kinds) -> dict[tuple[Any, ...], str]:

@@ -18,7 +18,7 @@ from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.run import CaptionRun
 from caption_assets.captioning.scheduler import BreakerTripped
 from caption_assets.captioning.work import MediaMissing
-from caption_assets.config import PipelineConfig
+from caption_assets.config import OpenAIEngine, PipelineConfig
 from caption_assets.engine.protocol import EngineFailure
 from caption_assets.k8s_tags import gpu_op_tags
 from caption_assets.lake import layout, tables
@@ -48,7 +48,10 @@ def build_caption_assets(config: PipelineConfig) -> list[dg.AssetsDefinition]:
     bound = bind_perspectives(config)
     groups = engine_groups(bound)
     names = ["captions"] if len(groups) == 1 else [f"captions_{each[0].engine}_{each[0].stage}" for each in groups]
-    return [_build_group(name, group, _is_awaited(group, bound)) for name, group in zip(names, groups, strict=True)]
+    return [
+        _build_group(name, group, config.engines[group[0].engine].kind, _is_awaited(group, bound))
+        for name, group in zip(names, groups, strict=True)
+    ]
 
 
 def _is_awaited(group: Sequence[BoundPerspective], bound: Mapping[str, BoundPerspective]) -> bool:
@@ -57,7 +60,7 @@ def _is_awaited(group: Sequence[BoundPerspective], bound: Mapping[str, BoundPers
     return any(mine.intersection(each.inputs) for name, each in bound.items() if name not in mine)
 
 
-def _spec(bound: BoundPerspective) -> dg.AssetSpec:
+def _spec(bound: BoundPerspective, kind: str) -> dg.AssetSpec:
     upstream = [dg.AssetDep(caption_key(name), partition_mapping=within_shard) for name in bound.inputs]
     perspective = bound.perspective
     return dg.AssetSpec(
@@ -66,7 +69,7 @@ def _spec(bound: BoundPerspective) -> dg.AssetSpec:
         code_version=bound.fingerprint,
         skippable=True,
         group_name="captions",
-        kinds={"vllm", "parquet"},
+        kinds={kind, "parquet"},
         description=perspective.description or perspective.display_name,
         metadata={
             "prompt": dg.MetadataValue.md(f"```\n{perspective.prompt}\n```"),
@@ -78,18 +81,19 @@ def _spec(bound: BoundPerspective) -> dg.AssetSpec:
     )
 
 
-def _build_group(name: str, group: Sequence[BoundPerspective], awaited: bool) -> dg.AssetsDefinition:
+def _build_group(name: str, group: Sequence[BoundPerspective], kind: str, awaited: bool) -> dg.AssetsDefinition:
+    loads = kind == "vllm"  # servers have their own devices
     check = "Every picture has a caption or a recorded failure; WARN: some failed."
 
     @dg.multi_asset(
         name=name,
-        specs=[_spec(each) for each in group],
+        specs=[_spec(each, kind) for each in group],
         check_specs=[dg.AssetCheckSpec(COMPLETE, asset=caption_key(each.name), description=check) for each in group],
         can_subset=True,
         partitions_def=shards_partitions,
         backfill_policy=BACKFILL,
-        pool=GPU_POOL,
-        op_tags=gpu_op_tags(),
+        pool=GPU_POOL if loads else None,
+        op_tags=gpu_op_tags() if loads else {},
     )
     def captions(
         context: dg.AssetExecutionContext, pipeline: PipelineResource, vllm: VllmResource, config: CaptionConfig
@@ -118,6 +122,7 @@ def _drive(
     """Turn a run's reports into events; the catalog is fresh when this ends, however it ends."""
     try:
         for report in run:
+            _price(settings, report)
             _write_runs(context, settings, lake, report)
             for look in report.looks.values():
                 yield _materialization(context.instance, lake, look)
@@ -128,6 +133,12 @@ def _drive(
         raise dg.Failure(str(error), allow_retries=error.retryable) from None
     finally:
         refresh(settings, lake)
+
+
+def _price(settings: PipelineConfig, report: ShardReport) -> None:
+    for look in report.looks.values():
+        engine = settings.engines[look.bound.engine]
+        look.prices = engine.prices if isinstance(engine, OpenAIEngine) else None
 
 
 def _held_back(
@@ -165,6 +176,7 @@ def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport)
             "completion tokens": look.completion_tokens,
             "seconds": round(look.seconds, 2),
             "model load seconds": round(look.load_seconds, 2),
+            **_cost(look),
             "fingerprint": look.bound.fingerprint,
             "preview": dg.MetadataValue.md(caption_preview(lake, look.shard, look.bound)),
         },
@@ -175,6 +187,13 @@ def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport)
             **_lineage(instance, look),
         },
     )
+
+
+def _cost(look: LookReport) -> dict[str, float]:
+    if look.cost is None:
+        return {}
+    cost = {"cost": round(look.cost, 6)}
+    return cost | ({"cost per 1,000 pictures": round(1000 * look.cost / look.done, 4)} if look.done else {})
 
 
 def _lineage(instance: dg.DagsterInstance, look: LookReport) -> dict[str, str]:

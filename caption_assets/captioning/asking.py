@@ -4,7 +4,7 @@
 |---|---|
 | engine (transient) | the same request again, after a pause with jitter |
 | truncated (`max_tokens` reached) | once with twice the budget |
-| empty, not_json, schema, repetition | another seed, at a temperature above zero |
+| empty, not_json, schema, repetition, refusal | another seed, at a temperature above zero |
 | prompt, too_long | nothing: the same request would be refused again |
 """
 
@@ -21,11 +21,24 @@ from PIL import Image
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 from caption_assets.lake.tables import CaptionFailureKind
-from caption_assets.perspectives import InvalidOutput, guided_schema, validate_output
+from caption_assets.perspectives import InvalidOutput, validate_output
 
 _RETRY_TEMPERATURE = 0.7
 _PAUSE_SECONDS = 0.5
 _EXCERPT = 300
+
+
+@dataclass
+class Spent:
+    """Tokens of all replies to a question, the unusable ones included: what is paid for."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, other: EngineReply | Spent) -> None:
+        """Count more."""
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
 
 
 class AskFailure(Exception):
@@ -36,6 +49,7 @@ class AskFailure(Exception):
         self.kind: CaptionFailureKind = kind
         self.attempts = attempts
         self.retryable = retryable
+        self.spent = Spent()
 
 
 @dataclass(frozen=True)
@@ -45,19 +59,21 @@ class Answered:
     output: Mapping[str, Any]
     reply: EngineReply
     attempts: int
+    spent: Spent
 
 
 def first_request(
-    bound: BoundPerspective, request_id: str, text: str, image: Image.Image | None, image_id: str | None
+    bound: BoundPerspective, request_id: str, text: str, image: Image.Image | bytes | None, image_id: str | None
 ) -> EngineRequest:
-    """The request of a first attempt."""
+    """The request of a first attempt; the picture is pixels, or the bytes of its file."""
     sampling = bound.perspective.sampling
     return EngineRequest(
         request_id=request_id,
         text=text,
-        image=image,
+        image=None if isinstance(image, bytes) else image,
+        image_file=image if isinstance(image, bytes) else None,
         image_id=image_id,
-        json_schema=guided_schema(bound.perspective),
+        json_schema=bound.guided_schema,
         temperature=sampling.temperature,
         top_p=1.0 if sampling.top_p is None else sampling.top_p,
         top_k=0 if sampling.top_k is None else sampling.top_k,
@@ -76,6 +92,7 @@ async def ask(engine: Engine, bound: BoundPerspective, first: EngineRequest, max
     """
     request = first
     failure: AskFailure | None = None
+    spent = Spent()
     for attempt in range(1, max_attempts + 1):
         request = replace(request, request_id=f"{first.request_id}#{attempt}")
         try:
@@ -84,12 +101,16 @@ async def ask(engine: Engine, bound: BoundPerspective, first: EngineRequest, max
             if error.fatal:
                 raise
             failure = AskFailure(error.kind, str(error), attempts=attempt, retryable=error.retryable)
+            if error.kind == "refusal":
+                request = _varied(request, first, attempt)
+                continue
             if not error.retryable:
                 break
             await asyncio.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             continue
+        spent.add(reply)
         try:
-            return Answered(validate_output(bound.perspective, reply.text), reply, attempt)
+            return Answered(validate_output(bound.perspective, reply.text), reply, attempt, spent)
         except InvalidOutput as error:
             failure = _invalid(error, reply, attempt)
         if failure.kind == "truncated":
@@ -97,10 +118,16 @@ async def ask(engine: Engine, bound: BoundPerspective, first: EngineRequest, max
                 break
             request = replace(request, max_tokens=2 * first.max_tokens)
         else:
-            temperature = max(first.temperature, _RETRY_TEMPERATURE)
-            request = replace(request, temperature=temperature, seed=(first.seed or 0) + attempt)
+            request = _varied(request, first, attempt)
     assert failure is not None  # max_attempts is at least 1
+    failure.spent = spent
     raise failure
+
+
+def _varied(request: EngineRequest, first: EngineRequest, attempt: int) -> EngineRequest:
+    """The request at another seed and temperature."""
+    temperature = max(first.temperature, _RETRY_TEMPERATURE)
+    return replace(request, temperature=temperature, seed=(first.seed or 0) + attempt)
 
 
 def _invalid(error: InvalidOutput, reply: EngineReply, attempt: int) -> AskFailure:

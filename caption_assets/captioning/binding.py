@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from caption_assets.config import ConfigError, PipelineConfig
@@ -14,6 +15,7 @@ from caption_assets.perspectives import (
     SelectionError,
     fingerprint,
     fingerprint_parts,
+    guided_schema,
     load_library,
     resolve,
 )
@@ -38,6 +40,11 @@ class BoundPerspective:
     def name(self) -> str:
         """The perspective's name."""
         return self.perspective.name
+
+    @cached_property
+    def guided_schema(self) -> dict[str, Any]:
+        """The JSON Schema that an engine is given: the same dict for every request, so that engines know it again."""
+        return guided_schema(self.perspective)
 
 
 def bind_perspectives(config: PipelineConfig) -> dict[str, BoundPerspective]:

@@ -87,6 +87,7 @@ class ShardRecorder:
         look.prompt_tokens += reply.prompt_tokens
         look.cached_tokens += reply.cached_tokens
         look.completion_tokens += reply.completion_tokens
+        look.spent.add(answered.spent)
         row = {
             "media_id": picture.media_id,
             "input_digest": digest,
@@ -106,6 +107,7 @@ class ShardRecorder:
         look = self.report.looks[bound.name]
         look.failed += 1
         look.failure_kinds[failure.kind] += 1
+        look.spent.add(failure.spent)
         self.failures[bound.name].append(
             {
                 "stage": bound.name,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from caption_assets.captioning.asking import Spent
 from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.config import Prices
 from caption_assets.lake import tables
 from caption_assets.lake.layout import Shard
 
@@ -27,6 +29,10 @@ class LookReport:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    spent: Spent = field(default_factory=Spent)
+    """Tokens of all replies, usable or not."""
+    prices: Prices | None = None
+    """What tokens cost, where that is known."""
     load_seconds: float = 0.0
     """Of the time between start and end, what loading the model took."""
     started_at: datetime = field(default_factory=tables.now)
@@ -41,6 +47,14 @@ class LookReport:
     def seconds(self) -> float:
         """From the shard's first look to its last file, the model's loading left out."""
         return max((self.ended_at - self.started_at).total_seconds() - self.load_seconds, 0.0)
+
+    @property
+    def cost(self) -> float | None:
+        """What the tokens cost, those of unusable replies included; None where there are no prices."""
+        if self.prices is None:
+            return None
+        spent, prices = self.spent, self.prices
+        return (spent.prompt_tokens * prices.prompt + spent.completion_tokens * prices.completion) / 1e6
 
     def run_row(self, run_id: str, contributor: str) -> dict[str, Any]:
         """The row of the runs table."""
@@ -60,6 +74,7 @@ class LookReport:
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "seconds": self.seconds,
+            "cost": self.cost,
             "contributor": contributor,
             "started_at": self.started_at,
             "ended_at": self.ended_at,

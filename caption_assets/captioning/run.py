@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+
+import uvloop
 
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.report import ShardReport
@@ -124,14 +127,18 @@ class CaptionRun:
         self._thread.join(timeout=_JOIN_SECONDS)
 
     def _work(self) -> None:
+        gc.freeze()  # what is there by now stays: each of the many collections to come would look at it again
         try:
-            asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=_loop_factory(self._kind)) as runner:
+                runner.run(self._main())
         except asyncio.CancelledError:
             self._reports.put(EngineFailure("engine", "the run was cancelled", retryable=True))
         except BaseException as error:
             self._reports.put(error)
         else:
             self._reports.put(None)
+        finally:
+            gc.unfreeze()
 
     async def _main(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
@@ -156,7 +163,12 @@ class CaptionRun:
             report=self._finished,
             progress=lambda progress: self._tell(str(progress)),
             force=self._force,
+            decode=self._kind != "openai",
         )
+
+    @property
+    def _kind(self) -> str:
+        return self._config.engines[self._selected[0].engine].kind
 
     def _finished(self, report: ShardReport) -> None:
         del self._left[report.shard]
@@ -164,3 +176,8 @@ class CaptionRun:
 
     def _find(self, shard: Shard) -> ShardWork:
         return find_work(self._lake, shard, self._selected, self._bound, force=self._force)
+
+
+def _loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop for an engine: where the loop does the talking, the one that talks in C."""
+    return uvloop.new_event_loop if kind == "openai" else None

@@ -35,7 +35,7 @@ _DECODERS = 2
 _READ_AHEAD = 32
 _TICK_SECONDS = 1.0
 
-Pixels = asyncio.Future[Image.Image | None]
+Pixels = asyncio.Future[Image.Image | bytes | None]
 Answers = dict[str, asyncio.Future[Answer | None]]
 
 
@@ -53,6 +53,7 @@ class Scheduler:
         report: called when a shard is sealed.
         progress: called about every ten seconds.
         force: redo what is there.
+        decode: whether the engine wants pixels; else it is given the files as they are stored.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Scheduler:
         report: Callable[[ShardReport], None],
         progress: Callable[[Progress], None],
         force: bool,
+        decode: bool = True,
     ) -> None:
         self._lake, self._engine, self._selected, self._readable = lake, engine, selected, readable
         self._settings, self._provenance = settings, Provenance(run_id, settings.contributor)
-        self._find, self._report, self._progress, self._force = find, report, progress, force
+        self._find, self._report, self._progress = find, report, progress
+        self._force, self._pixels = force, decode
         self._buffer, self._writer = PartBuffer(), PartWriter(lake, run_id)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lake")
@@ -134,10 +137,13 @@ class Scheduler:
         recorder.loaded_before = self._engine.load_seconds
         return recorder
 
-    def _decode(self, picture: PictureWork) -> Image.Image | None:
+    def _decode(self, picture: PictureWork) -> Image.Image | bytes | None:
         if not any(each.perspective.image for each in picture.pending):
             return None
-        with Image.open(io.BytesIO(read_picture(self._lake, picture.media))) as image:
+        stored = read_picture(self._lake, picture.media)
+        if not self._pixels:
+            return stored
+        with Image.open(io.BytesIO(stored)) as image:
             return image.convert("RGB")
 
     async def _picture(self, recorder: ShardRecorder, picture: PictureWork, pixels: Pixels) -> None:
@@ -147,9 +153,12 @@ class Scheduler:
         for name, known in picture.answers.items():
             answers[name] = loop.create_future()
             answers[name].set_result(known)
-        async with asyncio.TaskGroup() as group:
-            for each in picture.pending:
-                group.create_task(self._look(recorder, picture, each, pixels, answers))
+        if len(picture.pending) == 1:  # a task of its own costs more than the rest of this method
+            await self._look(recorder, picture, picture.pending[0], pixels, answers)
+        else:
+            async with asyncio.TaskGroup() as group:
+                for each in picture.pending:
+                    group.create_task(self._look(recorder, picture, each, pixels, answers))
         self._pictures += 1
         recorder.remaining -= 1
         if not recorder.remaining:
@@ -240,7 +249,7 @@ class Scheduler:
                 self._progress(self.progress())
 
 
-async def _image(pixels: Pixels) -> Image.Image:
+async def _image(pixels: Pixels) -> Image.Image | bytes:
     try:
         image = await asyncio.shield(pixels)
     except (OSError, ValueError, SyntaxError) as error:

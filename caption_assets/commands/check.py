@@ -9,9 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from caption_assets.captioning.binding import bind_perspectives
-from caption_assets.config import LAKE_VARIABLE, ConfigError, PipelineConfig, load_config
+from caption_assets.config import LAKE_VARIABLE, ConfigError, OpenAIEngine, PipelineConfig, load_config
 from caption_assets.engine.device import device_name
+from caption_assets.engine.loading import api_key
 from caption_assets.engine.models import model_revision
+from caption_assets.engine.openai_check import look_at_servers
 from caption_assets.engine.vllm_args import check_args
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import LibraryError, lint, load_library
@@ -89,6 +91,9 @@ def _perspectives(config: PipelineConfig) -> bool:
 
 def _engines(config: PipelineConfig) -> bool:
     for name, engine in sorted(config.engines.items()):
+        if isinstance(engine, OpenAIEngine):
+            _servers(config, name, engine)
+            continue
         try:
             check_args(config, name, engine)
             note = ""
@@ -104,6 +109,22 @@ def _engines(config: PipelineConfig) -> bool:
                 markup=False,
             )
     return False
+
+
+def _servers(config: PipelineConfig, name: str, engine: OpenAIEngine) -> None:
+    """Tell which servers answer. One that does not is no error: it may be started with the run."""
+    found = look_at_servers(engine, api_key(config, name, engine))
+    told = f"{len(found)} servers, {sum(each.problem is None for each in found)} ready"
+    _out.print(
+        f"engine {name}: {engine.kind} {engine.model} ({model_revision(config, engine)}) on {told}", markup=False
+    )
+    for each in found:
+        if each.problem:
+            _out.print(
+                f"warning: {config.file}: engines.{name}.servers: {each.url}: {each.problem}",
+                style="yellow",
+                markup=False,
+            )
 
 
 def _lake(config: PipelineConfig) -> bool:

@@ -1,11 +1,11 @@
-"""Opens the engine that the pipeline file names, holding the device's lock while it is loaded."""
+"""Opens the engine that the pipeline file names; one that loads a model holds the device's lock meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from caption_assets.config import PipelineConfig
+from caption_assets.config import OpenAIEngine, PipelineConfig, VllmEngine
 from caption_assets.engine.device import device_lock, device_name, has_gpu
 from caption_assets.engine.models import model_source
 from caption_assets.engine.protocol import Engine
@@ -22,8 +22,35 @@ def open_engine(config: PipelineConfig, name: str, waiting: Callable[[], None] =
 
     Raises:
         EngineFailure: the model cannot be loaded.
+        ConfigError: the environment variable of an API key is not set.
     """
     section = config.engines[name]
+    if isinstance(section, OpenAIEngine):
+        with _open_servers(config, name, section) as engine:
+            yield engine
+    else:
+        with _open_vllm(config, section, waiting) as engine:
+            yield engine
+
+
+@contextmanager
+def _open_servers(config: PipelineConfig, name: str, section: OpenAIEngine) -> Iterator[Engine]:
+    from caption_assets.engine.openai_engine import OpenAIServers
+
+    engine = OpenAIServers(section, api_key(config, name, section))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def api_key(config: PipelineConfig, name: str, section: OpenAIEngine) -> str | None:
+    """An engine's secret, if it has one. Raises ConfigError where its environment variable is not set."""
+    return section.api_key.read(f"{config.file}: engines.{name}.api_key") if section.api_key else None
+
+
+@contextmanager
+def _open_vllm(config: PipelineConfig, section: VllmEngine, waiting: Callable[[], None]) -> Iterator[Engine]:
     gpu = has_gpu()
     arguments = engine_args(config, section, gpu=gpu)
     chat = {key: value for key, value in section.args.items() if key in CHAT_ARGS}

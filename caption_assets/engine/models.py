@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from caption_assets.config import TINY_MODEL, ConfigError, PipelineConfig, VllmEngine
+from caption_assets.config import TINY_MODEL, ConfigError, OpenAIEngine, PipelineConfig, VllmEngine
 
 TINY_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 
@@ -40,21 +40,31 @@ def model_source(config: PipelineConfig, engine: VllmEngine) -> str:
     return engine.model
 
 
-def model_label(engine: VllmEngine) -> str:
+def model_label(engine: VllmEngine | OpenAIEngine) -> str:
     """The model's name in caption rows: never a path of this machine."""
     return Path(engine.model).name if engine.model.startswith((".", "/", "~")) else engine.model
 
 
-def model_revision(config: PipelineConfig, engine: VllmEngine) -> str:
+def model_revision(config: PipelineConfig, engine: VllmEngine | OpenAIEngine) -> str:
     """What pins the weights: a digest of local files, else the revision asked for (`main` where none is)."""
+    if isinstance(engine, OpenAIEngine):
+        return engine.revision or "main"
     source = model_source(config, engine)
     if Path(source).is_dir():
         return folder_digest(Path(source))
     return engine.revision or "main"
 
 
-def engine_identity(config: PipelineConfig, engine: VllmEngine) -> dict[str, Any]:
-    """The engine's part of a fingerprint: model, revision and the arguments that decide outputs."""
+def engine_identity(config: PipelineConfig, engine: VllmEngine | OpenAIEngine) -> dict[str, Any]:
+    """The engine's part of a fingerprint: model, revision and the arguments that decide outputs; never servers."""
+    if isinstance(engine, OpenAIEngine):
+        return {
+            "model": engine.model,
+            "revision": model_revision(config, engine),
+            "max_pixels": config.media.max_pixels,
+            **({"structured": engine.structured} if engine.structured != "auto" else {}),
+            **({"extra_body": engine.extra_body} if engine.extra_body else {}),
+        }
     local = Path(model_source(config, engine)).is_dir()
     return {
         "model": None if local else engine.model,

@@ -26,6 +26,8 @@ class EngineRequest:
     max_tokens: int = 512
     seed: int | None = None
     repetition_penalty: float = 1.0
+    image_file: bytes | None = None
+    """The picture as it is stored, instead of `image`, for engines that only pass it on."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from caption_assets.engine import rendering
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 
 _START_TIMEOUT_SECONDS = 1800.0
-_TOO_LONG = re.compile(
+TOO_LONG = re.compile(
     r"longer than|max_model_len|maximum (model|context) length|exceeds? .*(context|length)", re.I | re.S
 )
 
@@ -158,7 +158,7 @@ class InProcessEngine:
 def rejection(error: Exception) -> EngineFailure:
     """What vLLM's refusal of a request means: it would refuse it again."""
     text = str(error)
-    too_long = _TOO_LONG.search(text) is not None
+    too_long = TOO_LONG.search(text) is not None
     return EngineFailure(
         "too_long" if too_long else "prompt", f"{type(error).__name__}: {text}"[:1000], retryable=False
     )

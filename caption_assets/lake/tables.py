@@ -109,6 +109,7 @@ RUNS = pa.schema(
         ("cached_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
         ("seconds", pa.float64()),
+        ("cost", pa.float64()),  # in the currency of the engine's prices; null where it has none
         ("contributor", pa.string()),
         ("started_at", TIMESTAMP),
         ("ended_at", TIMESTAMP),
@@ -127,6 +128,7 @@ CaptionFailureKind = Literal[
     "not_json",
     "schema",
     "repetition",
+    "refusal",
     "prompt",
     "too_long",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import dagster as dg
+import pytest
 
+from caption_assets.assets.captions import build_caption_assets
 from caption_assets.config import PipelineConfig
 from caption_assets.definitions import build_defs
 from caption_assets.jobs import CAPTION_JOB, EXPORT_JOB, INGEST_JOB
@@ -63,6 +65,17 @@ def test_a_fingerprint_is_the_code_version(make_config: Callable[..., PipelineCo
 def test_one_engine_is_one_op(make_config: Callable[..., PipelineConfig]) -> None:
     defs = build_defs(make_config())
     assert {node.name for node in defs.resolve_job_def(CAPTION_JOB).nodes} == {"media", "captions"}
+
+
+def test_an_op_that_only_talks_to_servers_takes_no_gpu(
+    make_config: Callable[..., PipelineConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTION_ASSETS_EXECUTOR", "k8s")
+    pool = {"kind": "openai", "model": "m", "servers": ["http://127.0.0.1:9/v1"]}
+    for engine, gpu in ((pool, False), ({"kind": "vllm", "model": "tiny"}, True)):
+        op = build_caption_assets(make_config(engines={"default": engine}))[0].op
+        assert (op.pool == "gpu") is gpu
+        assert ("dagster-k8s/config" in op.tags) is gpu
 
 
 def test_jobs_select_what_they_are_for(make_config: Callable[..., PipelineConfig]) -> None:

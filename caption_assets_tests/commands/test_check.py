@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import caption_assets.demo
 from caption_assets.cli import main
 from caption_assets.config import CONFIG_VARIABLE
 from caption_assets_tests.assets.running import PERSPECTIVES
+from caption_assets_tests.engine.stub_server import MODEL, StubServer
 
 DEMO_LIBRARY = Path(caption_assets.demo.__file__).parent / "perspectives"
 
@@ -191,3 +193,31 @@ def test_a_relative_folder_is_relative_to_where_one_stands(checked: Checked, mon
     checked.perspective("scene_count")
     monkeypatch.chdir(checked.folder)
     assert lint(Path("own")).exit_code == 0
+
+
+def test_servers_are_looked_at_and_what_is_wrong_is_a_warning(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTION_ASSETS_TEST_KEY", "sk-very-secret-0123456789")
+    with StubServer() as server, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        absent = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        pool = {"kind": "openai", "model": MODEL, "revision": "1", "servers": [server.url, absent]}
+        checked.document["engines"]["default"] = pool | {"api_key": {"env": "CAPTION_ASSETS_TEST_KEY"}}
+        result = checked.run()
+        assert result.exit_code == 0, result.output
+        assert f"engine default: openai {MODEL} (1) on 2 servers, 1 ready" in result.output
+        assert f"engines.default.servers: {absent}: does not answer (ClientConnectorError" in result.output
+        assert "sk-very" not in result.output
+        checked.document["engines"]["default"] = pool | {"model": "other", "servers": [server.url]}
+        result = checked.run()
+        assert result.exit_code == 0
+        assert f"serves no model 'other', only {MODEL}; correct the name" in result.output
+
+
+def test_a_key_that_is_not_set_is_an_error(checked: Checked) -> None:
+    pool = {"kind": "openai", "model": MODEL, "servers": ["http://127.0.0.1:9/v1"], "api_key": {"env": "NO_SUCH_KEY"}}
+    checked.document["engines"]["default"] = pool
+    result = checked.run()
+    assert result.exit_code == 1
+    assert "engines.default.api_key: the environment variable NO_SUCH_KEY is not set" in result.output

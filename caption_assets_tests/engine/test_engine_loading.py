@@ -57,6 +57,25 @@ def test_what_decides_outputs_is_in_the_identity_and_the_rest_is_not(make_config
     assert identity(model="some/model", revision="abc") != identity(model="some/model")
 
 
+def test_the_identity_of_a_pool_is_its_model_never_its_servers(make_config: MakeConfig) -> None:
+    def identity(**engine: object) -> dict[str, object]:
+        pool = {"kind": "openai", "model": "m", "servers": ["http://a/v1"], **engine}
+        config = make_config(engines={"default": pool})
+        return engine_identity(config, config.engines["default"])
+
+    plain = identity()
+    others = {
+        "servers": ["http://b/v1"],
+        "api_key": {"env": "K"},
+        "max_in_flight": 3,
+        "prices": {},
+        "structured": "auto",
+    }
+    assert identity(**others) == plain
+    deciding = ({"model": "n"}, {"revision": "2"}, {"structured": "prompt"}, {"extra_body": {"x": 1}})
+    assert all(identity(**change) != plain for change in deciding)
+
+
 def test_a_local_models_identity_is_its_files_not_its_place(tmp_path: Path, make_config: MakeConfig) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
