@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
+from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
+from caption_assets.config_datasets import BucketDataset as BucketDataset
+from caption_assets.config_datasets import FolderDataset as FolderDataset
 from caption_assets.config_errors import UniqueKeyLoader, explain
 
 CONFIG_VARIABLE = "CAPTION_ASSETS_CONFIG"
@@ -37,34 +40,12 @@ def check_name(value: str) -> str:
     return value
 
 
-class Strict(BaseModel):
-    """Base of all sections: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FolderDataset(Strict):
-    """Pictures in a folder on this machine (or a mounted one)."""
-
-    kind: Literal["folder"]
-    path: Path
-    recursive: bool = True
-    watch: bool = False
-    settle_seconds: float = Field(default=2.0, ge=0)
-    """A file younger than this is left for the next look: it may still be being written."""
-    shard_size: int = Field(default=1000, ge=1, le=100_000)
-
-
-Dataset = FolderDataset
-DATASET_KINDS: dict[str, type[Strict]] = {"folder": FolderDataset}
-
-
 class Perspectives(Strict):
     """Which perspectives are looked for, and which are used."""
 
-    library: list[str] = ["builtin"]
+    library: list[str] = Field(default=["builtin"])
     enabled: list[str] = Field(min_length=1)
-    inputs: dict[str, list[str]] = {}
+    inputs: dict[str, list[str]] = Field(default={})
 
 
 class Media(Strict):
@@ -86,7 +67,7 @@ class VllmEngine(Strict):
     revision: str | None = None
     mode: Literal["auto", "in_process", "async"] = "auto"
     """`in_process`: stepped by one thread, starts fast; `async`: own process; auto: async on a GPU, else in_process."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     """vLLM's engine arguments, by the names of its `EngineArgs`."""
 
 
@@ -147,8 +128,16 @@ class PipelineConfig(Strict):
         return value
 
     def dataset_path(self, name: str) -> Path:
-        """Absolute folder of a `folder` dataset."""
-        return _absolute(self.datasets[name].path, self.base_dir)
+        """Absolute folder of a `folder` dataset. Raises ValueError for one that is elsewhere."""
+        dataset = self.datasets[name]
+        if not isinstance(dataset, FolderDataset):
+            raise ValueError(f"{name} is a {dataset.kind}, not a folder")
+        return _absolute(dataset.path, self.base_dir)
+
+    def dataset_place(self, name: str) -> str:
+        """Where a dataset is, as its owner would write it: an absolute path, or a URL."""
+        dataset = self.datasets[name]
+        return dataset.url if isinstance(dataset, BucketDataset) else str(self.dataset_path(name))
 
 
 def _absolute(path: Path, base: Path) -> Path:
@@ -211,7 +200,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check_dataset_paths(config: PipelineConfig) -> None:
-    for name in config.datasets:
+    for name, dataset in config.datasets.items():
+        if not isinstance(dataset, FolderDataset):
+            continue  # what is elsewhere is looked for when it is read
         folder = config.dataset_path(name)
         if not folder.is_dir():
             reason = "is not a folder" if folder.exists() else "does not exist"

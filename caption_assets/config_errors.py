@@ -29,6 +29,7 @@ _REMEDIES = {
     "bool_parsing": "must be true or false; write one of them",
     "list_type": "must be a list; write [a, b], or a line '- a' for each entry",
     "dict_type": "must be a mapping; write 'name: value' lines below it",
+    "model_attributes_type": "must be a mapping; write 'name: value' lines below it",
     "model_type": "must be a mapping; write 'name: value' lines below it",
     "path_type": "must be a path; write it as text",
     "too_short": "must not be empty; add at least one entry",
@@ -55,11 +56,20 @@ def explain(error: ValidationError, document: Mapping[str, Any], model: type[Bas
     """One line for each thing that is wrong with a document."""
     unknown = _unknown_kinds(document, kinds)
     lines = list(unknown.values())
-    for detail in error.errors():
-        location = detail["loc"]
+    for each in error.errors():
+        location = _without_tag(each["loc"], kinds)
+        detail = ErrorDetails(
+            type=each["type"], loc=location, msg=each["msg"], input=each["input"], ctx=each.get("ctx", {})
+        )
         if location[:2] not in unknown:  # of no known kind: any other complaint would be beside the point
             lines.append(f"{_field(location)}: {_complaint(detail, document, model, kinds)}")
     return list(dict.fromkeys(lines))
+
+
+def _without_tag(location: tuple[int | str, ...], kinds: Kinds) -> tuple[int | str, ...]:
+    """The place in the document: where a section has several kinds, pydantic puts an entry's kind after its name."""
+    several = bool(location) and len(kinds.get(str(location[0]), ())) > 1
+    return location[:2] + location[3:] if several and len(location) > 2 and location[2] != "[key]" else location
 
 
 def _unknown_kinds(document: Mapping[str, Any], kinds: Kinds) -> dict[tuple[Any, ...], str]:

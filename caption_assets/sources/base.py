@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from caption_assets.lake.tables import MediaFailureKind
 
@@ -19,6 +19,8 @@ class Item:
     size: int
     modified: datetime | None = None
     source: dict[str, Any] = field(default_factory=dict)
+    sidecars: tuple[str, ...] = field(default=(), compare=False)
+    """Where further source columns are to be read from, once it is known that the item is new; never planned."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -42,3 +44,11 @@ class Source(Protocol):
 
     def fetch(self, uri: str, etag: str) -> bytes:
         """The bytes of a planned item. Raises FetchError."""
+
+
+@runtime_checkable
+class CompletesItems(Protocol):
+    """A source some of whose columns are dear to read, so that they are read for new items only."""
+
+    def complete(self, items: Sequence[Item]) -> list[Item]:
+        """The same items in the same order, with all their source columns."""

@@ -1,0 +1,80 @@
+"""The kinds of dataset that a pipeline file may name, one model each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fsspec.registry import known_implementations, registry
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AnyDataset(Strict):
+    """What every kind of dataset has."""
+
+    watch: bool = False
+    """Look for new items every 30 seconds, and caption them."""
+    shard_size: int = Field(default=1000, ge=1, le=100_000)
+
+
+class Files(AnyDataset):
+    """Which files of a tree are pictures, and what is known of them beside them."""
+
+    recursive: bool = True
+    include: list[str] = []
+    """Globs of which a picture must match one; without '/' they mean names, else whole paths below the root."""
+    exclude: list[str] = []
+    """Globs of which it must match none."""
+    sidecars: bool = True
+    """Whether a `.txt` or `.json` of the same name beside a picture becomes source columns."""
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _globs(cls, value: list[str]) -> list[str]:
+        for glob in value:
+            if not glob or glob.startswith("/"):
+                raise ValueError(f"{glob!r} matches nothing; write a name like '*.jpg' or a path like 'train/**'")
+        return value
+
+
+class FolderDataset(Files):
+    """Pictures in a folder on this machine (or a mounted one)."""
+
+    kind: Literal["folder"]
+    path: Path
+    settle_seconds: float = Field(default=2.0, ge=0)
+    """A file younger than this is left for the next look: it may still be being written."""
+
+
+class BucketDataset(Files):
+    """Pictures under a URL that fsspec knows: s3, gs, abfs, http (a listing), memory, file, ..."""
+
+    kind: Literal["bucket"]
+    url: str
+    options: dict[str, Any] = {}
+    """Passed to the filesystem, as `anon: true` or `endpoint_url` for s3."""
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return check_url(value)
+
+
+def check_url(value: str) -> str:
+    """Return `value` if it is a URL of a filesystem. Raises ValueError."""
+    protocol, separator, rest = value.partition("://")
+    if not separator or not rest:
+        raise ValueError(f"{value!r} is not a URL; write one like s3://bucket/prefix, or use kind folder for a folder")
+    if protocol not in known_implementations and protocol not in registry:
+        raise ValueError(f"there is no filesystem for {protocol}://; use s3, gs, abfs, http, https, file, ...")
+    return value
+
+
+Dataset = Annotated[FolderDataset | BucketDataset, Field(discriminator="kind")]
+DATASET_KINDS: dict[str, type[Strict]] = {"folder": FolderDataset, "bucket": BucketDataset}
