@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
+from caption_assets.config_datasets import JsonlDataset as JsonlDataset
 from caption_assets.config_errors import UniqueKeyLoader, explain
 
 CONFIG_VARIABLE = "CAPTION_ASSETS_CONFIG"
@@ -137,7 +138,11 @@ class PipelineConfig(Strict):
     def dataset_place(self, name: str) -> str:
         """Where a dataset is, as its owner would write it: an absolute path, or a URL."""
         dataset = self.datasets[name]
-        return dataset.url if isinstance(dataset, BucketDataset) else str(self.dataset_path(name))
+        return self.absolute(dataset.url if isinstance(dataset, BucketDataset) else str(dataset.path))
+
+    def absolute(self, place: str) -> str:
+        """A path or URL as the pipeline file names it, as one that does not depend on where it is read."""
+        return place if "://" in place else str(_absolute(Path(place), self.base_dir))
 
 
 def _absolute(path: Path, base: Path) -> Path:
@@ -201,12 +206,14 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _check_dataset_paths(config: PipelineConfig) -> None:
     for name, dataset in config.datasets.items():
-        if not isinstance(dataset, FolderDataset):
+        place = config.dataset_place(name)
+        if "://" in place:
             continue  # what is elsewhere is looked for when it is read
-        folder = config.dataset_path(name)
-        if not folder.is_dir():
-            reason = "is not a folder" if folder.exists() else "does not exist"
+        wants_folder = isinstance(dataset, FolderDataset)
+        path = Path(place)
+        if not (path.is_dir() if wants_folder else path.exists()):
+            reason = "is not a folder" if path.exists() else "does not exist"
             raise ConfigError(
-                f"{config.file}: datasets.{name}.path: {folder} {reason}; "
+                f"{config.file}: datasets.{name}.path: {path} {reason}; "
                 "create it, or correct the path (relative paths start at the pipeline file)"
             )

@@ -66,6 +66,25 @@ class BucketDataset(Files):
         return check_url(value)
 
 
+class JsonlDataset(AnyDataset):
+    """Pictures named by the lines of a JSON Lines file, `.gz` too; whatever else a line says becomes source columns."""
+
+    kind: Literal["jsonl"]
+    path: str = Field(min_length=1)
+    """The file, or a URL that fsspec knows."""
+    root: str | None = None
+    """The folder or URL that the lines' paths are relative to, and may not leave; default: the file's folder."""
+    columns: list[str] = Field(default=["path", "url", "file_name"], min_length=1)
+    """Keys of a line of which the first that is there names the picture."""
+    options: dict[str, Any] = {}
+    """Passed to the filesystem of a URL."""
+
+    @field_validator("path", "root")
+    @classmethod
+    def _place(cls, value: str | None) -> str | None:
+        return check_url(value) if value and "://" in value else value
+
+
 def check_url(value: str) -> str:
     """Return `value` if it is a URL of a filesystem. Raises ValueError."""
     protocol, separator, rest = value.partition("://")
@@ -76,5 +95,9 @@ def check_url(value: str) -> str:
     return value
 
 
-Dataset = Annotated[FolderDataset | BucketDataset, Field(discriminator="kind")]
-DATASET_KINDS: dict[str, type[Strict]] = {"folder": FolderDataset, "bucket": BucketDataset}
+Dataset = Annotated[FolderDataset | BucketDataset | JsonlDataset, Field(discriminator="kind")]
+DATASET_KINDS: dict[str, type[Strict]] = {
+    "folder": FolderDataset,
+    "bucket": BucketDataset,
+    "jsonl": JsonlDataset,
+}

@@ -116,7 +116,15 @@ RUNS = pa.schema(
 )
 
 MediaFailureKind = Literal[
-    "gone", "unreadable", "not_an_image", "unsupported", "truncated", "too_large", "forbidden", "timeout"
+    "gone",  # no longer there, or not in the planned version
+    "forbidden",  # the store, the server or the file's owner refuses it
+    "timeout",  # no answer in time
+    "unreadable",  # its bytes cannot be read, for a reason of the source's
+    "bad_row",  # the line of a list that should name it cannot be understood, or names what a list may not
+    "not_an_image",
+    "unsupported",
+    "truncated",
+    "too_large",
 ]
 CaptionFailureKind = Literal[
     "input_missing",

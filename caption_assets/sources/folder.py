@@ -51,10 +51,10 @@ class FolderSource:
         """The file's bytes. Raises FetchError: gone, also when it has changed since it was planned."""
         try:
             with open(_path(uri), "rb") as file:
-                if _etag(os.fstat(file.fileno())) != etag:
+                if file_etag(os.fstat(file.fileno())) != etag:
                     raise FetchError("gone", _CHANGED)
                 data = file.read()
-                if _etag(os.fstat(file.fileno())) != etag or not etag.startswith(f"{len(data)}-"):
+                if file_etag(os.fstat(file.fileno())) != etag or not etag.startswith(f"{len(data)}-"):
                     raise FetchError("gone", _CHANGED)  # while it was read
                 return data
         except FileNotFoundError:
@@ -82,7 +82,7 @@ class FolderSource:
                     if stat.S_ISREG(status.st_mode) and not self._unsettled(status):  # a pipe would block its reader
                         beside = tuple(sidecars.get(os.path.splitext(entry.path)[0], ()))
                         modified = _modified(status)
-                        yield Item(_uri(entry.path), _etag(status), status.st_size, modified, sidecars=beside)
+                        yield Item(_uri(entry.path), file_etag(status), status.st_size, modified, sidecars=beside)
             except FileNotFoundError:
                 continue  # deleted while we looked, or a link to nothing
             except OSError as error:
@@ -100,7 +100,8 @@ def _head(path: str) -> bytes:
         return file.read(SIDECAR_LIMIT + 1)
 
 
-def _etag(status: os.stat_result) -> str:
+def file_etag(status: os.stat_result) -> str:
+    """A file's size and modification time in nanoseconds."""
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 

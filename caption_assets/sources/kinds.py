@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from caption_assets.config import BucketDataset, ConfigError, PipelineConfig
+from caption_assets.config import BucketDataset, ConfigError, FolderDataset, JsonlDataset, PipelineConfig
 from caption_assets.sources.base import Source
 from caption_assets.sources.bucket import BucketSource
 from caption_assets.sources.files import FileFilter
 from caption_assets.sources.folder import FolderSource
+from caption_assets.sources.jsonl import JsonlSource
 
 
 def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> Source:
@@ -21,18 +22,32 @@ def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> S
         ConfigError: it needs a package that is not installed, or options that its filesystem refuses.
     """
     dataset = config.datasets[name]
-    files = FileFilter(dataset.include, dataset.exclude, dataset.sidecars)
+    if isinstance(dataset, FolderDataset):
+        return FolderSource(
+            config.dataset_path(name),
+            recursive=dataset.recursive,
+            settle_seconds=dataset.settle_seconds if settle else 0.0,
+            files=_filter(dataset),
+        )
+    try:
+        return _open(config, name)
+    except (ImportError, ValueError, TypeError) as error:
+        field = "url" if isinstance(dataset, BucketDataset) else "path"
+        raise ConfigError(
+            f"{config.file}: datasets.{name}.{field}: {config.dataset_place(name)} cannot be opened: {error}; "
+            "install what is missing, or correct the place and its options"
+        ) from None
+
+
+def _open(config: PipelineConfig, name: str) -> Source:
+    """The source of a dataset that is no folder. Raises ImportError, ValueError, TypeError."""
+    dataset, place = config.datasets[name], config.dataset_place(name)
     if isinstance(dataset, BucketDataset):
-        try:
-            return BucketSource(dataset.url, recursive=dataset.recursive, files=files, options=dataset.options)
-        except (ImportError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"{config.file}: datasets.{name}.url: {dataset.url} cannot be opened: {error}; "
-                "install what is missing, or correct url and options"
-            ) from None
-    return FolderSource(
-        config.dataset_path(name),
-        recursive=dataset.recursive,
-        settle_seconds=dataset.settle_seconds if settle else 0.0,
-        files=files,
-    )
+        return BucketSource(place, recursive=dataset.recursive, files=_filter(dataset), options=dataset.options)
+    assert isinstance(dataset, JsonlDataset)
+    root = config.absolute(dataset.root) if dataset.root else None
+    return JsonlSource(place, root=root, columns=dataset.columns, options=dataset.options)
+
+
+def _filter(dataset: FolderDataset | BucketDataset) -> FileFilter:
+    return FileFilter(dataset.include, dataset.exclude, dataset.sidecars)

@@ -35,11 +35,11 @@ class S3Store:
         yield from join_sidecars(self._entries(files, recursive))
 
     def read(self, uri: str, etag: str) -> bytes:
-        """The object, if it is the planned one. Raises FetchError, OSError."""
+        """The object, if it is the planned one; no etag: as it is. Raises FetchError, OSError."""
         from caption_assets.sources.bucket import CHANGED
 
         try:
-            return self._get(uri, IfMatch=f'"{etag}"')
+            return self._get(uri, IfMatch=f'"{etag}"') if etag else self._get(uri)
         except OSError as error:
             response = getattr(error.__cause__, "response", None) or {}
             if response.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
