@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from glob import has_magic
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
 from caption_assets.config_datasets import JsonlDataset as JsonlDataset
+from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
 from caption_assets.config_errors import UniqueKeyLoader, explain
 
 CONFIG_VARIABLE = "CAPTION_ASSETS_CONFIG"
@@ -211,7 +213,8 @@ def _check_dataset_paths(config: PipelineConfig) -> None:
             continue  # what is elsewhere is looked for when it is read
         wants_folder = isinstance(dataset, FolderDataset)
         path = Path(place)
-        if not (path.is_dir() if wants_folder else path.exists()):
+        several = isinstance(dataset, WebDatasetDataset) and has_magic(place)
+        if not (path.is_dir() if wants_folder else several or path.exists()):
             reason = "is not a folder" if path.exists() else "does not exist"
             raise ConfigError(
                 f"{config.file}: datasets.{name}.path: {path} {reason}; "

@@ -85,6 +85,21 @@ class JsonlDataset(AnyDataset):
         return check_url(value) if value and "://" in value else value
 
 
+class WebDatasetDataset(AnyDataset):
+    """Pictures in tar files, `.tar.gz` too; `.json`, `.txt` and `.cls` of the same key become source columns."""
+
+    kind: Literal["webdataset"]
+    path: str = Field(min_length=1)
+    """The tar files: a path or URL, with * ? [] and ** for several."""
+    options: dict[str, Any] = {}
+    """Passed to the filesystem of a URL."""
+
+    @field_validator("path")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return check_url(value) if "://" in value else value
+
+
 def check_url(value: str) -> str:
     """Return `value` if it is a URL of a filesystem. Raises ValueError."""
     protocol, separator, rest = value.partition("://")
@@ -95,9 +110,10 @@ def check_url(value: str) -> str:
     return value
 
 
-Dataset = Annotated[FolderDataset | BucketDataset | JsonlDataset, Field(discriminator="kind")]
+Dataset = Annotated[FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset, Field(discriminator="kind")]
 DATASET_KINDS: dict[str, type[Strict]] = {
     "folder": FolderDataset,
     "bucket": BucketDataset,
     "jsonl": JsonlDataset,
+    "webdataset": WebDatasetDataset,
 }

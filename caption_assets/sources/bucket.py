@@ -26,8 +26,8 @@ class Store(Protocol):
     def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
         """The pictures, with the places of their sidecars."""
 
-    def read(self, uri: str, etag: str) -> bytes:
-        """An object in its planned version; no etag: as it is. Raises FetchError or OSError."""
+    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
+        """An object, or these bytes of it, in its planned version; no etag: as it is. Raises FetchError or OSError."""
 
     def head(self, uri: str, length: int) -> bytes:
         """The first bytes of an object. Raises OSError."""
@@ -115,11 +115,11 @@ class _AnyStore:
         for folder, entries in self._folders(recursive):
             yield from join_sidecars(self._entries(files, folder, entries))
 
-    def read(self, uri: str, etag: str) -> bytes:
+    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
         path = self._path(uri)
         if etag and self._etag(path) != etag:
             raise FetchError("gone", CHANGED)
-        data = cast(bytes, self._fs.cat_file(path))
+        data = cast(bytes, self._fs.cat_file(path, start=start, end=end))
         if etag and self._etag(path) != etag:
             raise FetchError("gone", CHANGED)  # while it was read
         return data

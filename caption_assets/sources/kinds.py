@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from caption_assets.config import BucketDataset, ConfigError, FolderDataset, JsonlDataset, PipelineConfig
+from caption_assets.config import (
+    BucketDataset,
+    ConfigError,
+    FolderDataset,
+    JsonlDataset,
+    PipelineConfig,
+    WebDatasetDataset,
+)
 from caption_assets.sources.base import Source
 from caption_assets.sources.bucket import BucketSource
 from caption_assets.sources.files import FileFilter
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.jsonl import JsonlSource
+from caption_assets.sources.webdataset import WebDatasetSource
 
 
 def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> Source:
@@ -44,6 +52,8 @@ def _open(config: PipelineConfig, name: str) -> Source:
     dataset, place = config.datasets[name], config.dataset_place(name)
     if isinstance(dataset, BucketDataset):
         return BucketSource(place, recursive=dataset.recursive, files=_filter(dataset), options=dataset.options)
+    if isinstance(dataset, WebDatasetDataset):
+        return WebDatasetSource(place, options=dataset.options)
     assert isinstance(dataset, JsonlDataset)
     root = config.absolute(dataset.root) if dataset.root else None
     return JsonlSource(place, root=root, columns=dataset.columns, options=dataset.options)

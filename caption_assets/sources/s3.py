@@ -34,12 +34,15 @@ class S3Store:
         """The pictures in the order of their keys. Raises OSError."""
         yield from join_sidecars(self._entries(files, recursive))
 
-    def read(self, uri: str, etag: str) -> bytes:
-        """The object, if it is the planned one; no etag: as it is. Raises FetchError, OSError."""
+    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The object, or these bytes of it, if it is the planned one; no etag: as it is. Raises FetchError, OSError."""
         from caption_assets.sources.bucket import CHANGED
 
+        conditions = {"IfMatch": f'"{etag}"'} if etag else {}
+        if start is not None and end is not None:
+            conditions["Range"] = f"bytes={start}-{end - 1}"
         try:
-            return self._get(uri, IfMatch=f'"{etag}"') if etag else self._get(uri)
+            return self._get(uri, **conditions)
         except OSError as error:
             response = getattr(error.__cause__, "response", None) or {}
             if response.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
