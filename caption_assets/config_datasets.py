@@ -66,6 +66,32 @@ class BucketDataset(Files):
         return check_url(value)
 
 
+class Web(Strict):
+    """Manners and limits of fetching from the web."""
+
+    allow_hosts: list[str] = []
+    """Hosts, as URLs write them, that may have private addresses. All others must be public."""
+    at_once: int = Field(default=64, ge=1, le=1024)
+    """Fetches under way."""
+    per_host: int = Field(default=8, ge=1)
+    """Of which to one host."""
+    per_second: float = Field(default=50.0, gt=0)
+    """Requests a second to one host."""
+    timeout_seconds: float = Field(default=30.0, gt=0)
+    """For one attempt."""
+    attempts: int = Field(default=3, ge=1)
+    backoff_seconds: float = Field(default=1.0, ge=0)
+    """Before the second attempt; twice that before the third, ..."""
+    max_wait_seconds: float = Field(default=60.0, ge=0)
+    """A server that asks to wait longer is left for the next run."""
+    redirects: int = Field(default=5, ge=0)
+    robots: bool = True
+    """Whether robots.txt is honoured."""
+    opt_out: list[str] = ["noai", "noimageai", "noindex", "noimageindex", "none"]
+    """Directives of X-Robots-Tag that are honoured."""
+    user_agent: str = "Mozilla/5.0 (compatible; caption-assets)"
+
+
 class JsonlDataset(AnyDataset):
     """Pictures named by the lines of a JSON Lines file, `.gz` too; whatever else a line says becomes source columns."""
 
@@ -76,6 +102,7 @@ class JsonlDataset(AnyDataset):
     """The folder or URL that the lines' paths are relative to, and may not leave; default: the file's folder."""
     columns: list[str] = Field(default=["path", "url", "file_name"], min_length=1)
     """Keys of a line of which the first that is there names the picture."""
+    web: Web = Web()
     options: dict[str, Any] = {}
     """Passed to the filesystem of a URL."""
 
@@ -83,6 +110,24 @@ class JsonlDataset(AnyDataset):
     @classmethod
     def _place(cls, value: str | None) -> str | None:
         return check_url(value) if value and "://" in value else value
+
+
+class UrlListDataset(AnyDataset):
+    """Pictures on the web, named by a table: Parquet, CSV, TSV, JSON Lines, or a URL a line; `.gz`, too."""
+
+    kind: Literal["url_list"]
+    path: str = Field(min_length=1)
+    """The table, or a URL of it that fsspec knows."""
+    column: str = Field(default="url", min_length=1)
+    """The column that holds the URLs; the others become source columns."""
+    web: Web = Web()
+    options: dict[str, Any] = {}
+    """Passed to the filesystem of a URL."""
+
+    @field_validator("path")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return check_url(value) if "://" in value else value
 
 
 class WebDatasetDataset(AnyDataset):
@@ -110,10 +155,13 @@ def check_url(value: str) -> str:
     return value
 
 
-Dataset = Annotated[FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset, Field(discriminator="kind")]
+Dataset = Annotated[
+    FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset | UrlListDataset, Field(discriminator="kind")
+]
 DATASET_KINDS: dict[str, type[Strict]] = {
     "folder": FolderDataset,
     "bucket": BucketDataset,
     "jsonl": JsonlDataset,
     "webdataset": WebDatasetDataset,
+    "url_list": UrlListDataset,
 }

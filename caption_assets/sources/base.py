@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -52,3 +53,18 @@ class CompletesItems(Protocol):
 
     def complete(self, items: Sequence[Item]) -> list[Item]:
         """The same items in the same order, with all their source columns."""
+
+
+@runtime_checkable
+class StartsFetches(Protocol):
+    """A source that fetches many items at once without a thread for each."""
+
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+
+    def start(self, uri: str, etag: str) -> Future[bytes] | None:
+        """Begin to fetch a planned item; the future's result is its bytes, or FetchError. None: `fetch` is the way.
+
+        Raises FetchError where nothing can come of it.
+        """

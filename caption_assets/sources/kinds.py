@@ -8,6 +8,7 @@ from caption_assets.config import (
     FolderDataset,
     JsonlDataset,
     PipelineConfig,
+    UrlListDataset,
     WebDatasetDataset,
 )
 from caption_assets.sources.base import Source
@@ -15,6 +16,8 @@ from caption_assets.sources.bucket import BucketSource
 from caption_assets.sources.files import FileFilter
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.jsonl import JsonlSource
+from caption_assets.sources.url_list import UrlListSource
+from caption_assets.sources.web import WebFetcher
 from caption_assets.sources.webdataset import WebDatasetSource
 
 
@@ -54,9 +57,12 @@ def _open(config: PipelineConfig, name: str) -> Source:
         return BucketSource(place, recursive=dataset.recursive, files=_filter(dataset), options=dataset.options)
     if isinstance(dataset, WebDatasetDataset):
         return WebDatasetSource(place, options=dataset.options)
-    assert isinstance(dataset, JsonlDataset)
+    assert isinstance(dataset, UrlListDataset | JsonlDataset)
+    web = WebFetcher(dataset.web, int(config.media.max_file_mb * 1e6))
+    if isinstance(dataset, UrlListDataset):
+        return UrlListSource(place, web, column=dataset.column, options=dataset.options)
     root = config.absolute(dataset.root) if dataset.root else None
-    return JsonlSource(place, root=root, columns=dataset.columns, options=dataset.options)
+    return JsonlSource(place, root=root, columns=dataset.columns, options=dataset.options, web=web)
 
 
 def _filter(dataset: FolderDataset | BucketDataset) -> FileFilter:

@@ -11,8 +11,10 @@ from typing import Any
 
 import fsspec
 import pytest
+from aiohttp import web
 
 from caption_assets.config import ConfigError, PipelineConfig
+from caption_assets.config_datasets import Web
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index
@@ -21,7 +23,9 @@ from caption_assets.sources.base import FetchError, Item, Source
 from caption_assets.sources.jsonl import JsonlSource
 from caption_assets.sources.kinds import open_source
 from caption_assets.sources.planner import plan_dataset, read_plan
+from caption_assets.sources.web import WebFetcher
 from caption_assets_tests.sources.test_source_folder import touch
+from caption_assets_tests.sources.web_server import web_server
 
 
 def listed(folder: Path, *lines: dict[str, Any] | bytes, name: str = "list.jsonl") -> Path:
@@ -143,3 +147,23 @@ def test_failures_are_rows_and_the_rest_is_media(
 def test_an_absent_file_is_a_mistake_of_the_pipeline_file(make_config: Callable[..., PipelineConfig]) -> None:
     with pytest.raises(ConfigError, match=r"datasets.d.path: .*/list.jsonl does not exist; create it, or correct"):
         make_config(datasets={"d": {"kind": "jsonl", "path": "list.jsonl"}})
+
+
+def test_lines_may_name_urls_of_the_web(folder: Path) -> None:
+    touch(folder / "a.jpg", b"local")
+    with web_server() as server:
+        server.answers["/a.jpg"] = lambda request: web.Response(body=b"web")
+        file = listed(folder, {"url": server.url("/a.jpg"), "n": 1}, {"path": "a.jpg"}, b"bad")
+        client = WebFetcher(Web(allow_hosts=["127.0.0.1"]), 100)
+        source = JsonlSource(str(file), web=client)
+        far, near, bad = source.scan()
+        assert (far.uri, far.source) == (server.url("/a.jpg"), {"n": 1})
+        assert [source.fetch(item.uri, item.etag) for item in (far, near)] == [b"web", b"local"]
+        started = source.start(far.uri, far.etag)
+        assert started is not None
+        assert started.result(30) == b"web"
+        assert source.start(near.uri, near.etag) is None
+        with pytest.raises(FetchError):
+            source.start(bad.uri, bad.etag)
+        guarded = JsonlSource(str(file), web=WebFetcher(Web(), 100))
+        assert error_of(guarded, far)[0] == "blocked_address"
