@@ -1,4 +1,4 @@
-"""A million items are planned within a fixed amount of memory, in a process of their own, as memory is the process's."""
+"""A million items are planned within a fixed amount of memory, in a process of their own, for memory is a process's."""
 
 import subprocess
 import sys
