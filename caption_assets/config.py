@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
+from caption_assets.config_datasets import HuggingFaceDataset as HuggingFaceDataset
 from caption_assets.config_datasets import JsonlDataset as JsonlDataset
 from caption_assets.config_datasets import UrlListDataset as UrlListDataset
 from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
@@ -141,6 +142,8 @@ class PipelineConfig(Strict):
     def dataset_place(self, name: str) -> str:
         """Where a dataset is, as its owner would write it: an absolute path, or a URL."""
         dataset = self.datasets[name]
+        if isinstance(dataset, HuggingFaceDataset) and not dataset.local:
+            return dataset.path
         return self.absolute(dataset.url if isinstance(dataset, BucketDataset) else str(dataset.path))
 
     def absolute(self, place: str) -> str:
@@ -210,7 +213,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _check_dataset_paths(config: PipelineConfig) -> None:
     for name, dataset in config.datasets.items():
         place = config.dataset_place(name)
-        if "://" in place:
+        if "://" in place or (isinstance(dataset, HuggingFaceDataset) and not dataset.local):
             continue  # what is elsewhere is looked for when it is read
         wants_folder = isinstance(dataset, FolderDataset)
         path = Path(place)

@@ -145,6 +145,26 @@ class WebDatasetDataset(AnyDataset):
         return check_url(value) if "://" in value else value
 
 
+class HuggingFaceDataset(AnyDataset):
+    """Pictures in a column of a dataset of the Hugging Face hub, of a folder `save_to_disk` wrote, or of Parquet."""
+
+    kind: Literal["huggingface"]
+    path: str = Field(min_length=1)
+    """A name on the hub; what begins with '/', './', '../' or '~' or ends in .parquet is on this machine."""
+    split: str = "train"
+    image: str = "image"
+    """The column that holds the pictures."""
+    columns: list[str] = []
+    """Those that become source columns; none: all but the pictures."""
+    config_name: str | None = None
+    revision: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine."""
+        return self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(".parquet")
+
+
 def check_url(value: str) -> str:
     """Return `value` if it is a URL of a filesystem. Raises ValueError."""
     protocol, separator, rest = value.partition("://")
@@ -156,7 +176,8 @@ def check_url(value: str) -> str:
 
 
 Dataset = Annotated[
-    FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset | UrlListDataset, Field(discriminator="kind")
+    FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset | UrlListDataset | HuggingFaceDataset,
+    Field(discriminator="kind"),
 ]
 DATASET_KINDS: dict[str, type[Strict]] = {
     "folder": FolderDataset,
@@ -164,4 +185,5 @@ DATASET_KINDS: dict[str, type[Strict]] = {
     "jsonl": JsonlDataset,
     "webdataset": WebDatasetDataset,
     "url_list": UrlListDataset,
+    "huggingface": HuggingFaceDataset,
 }

@@ -6,6 +6,7 @@ from caption_assets.config import (
     BucketDataset,
     ConfigError,
     FolderDataset,
+    HuggingFaceDataset,
     JsonlDataset,
     PipelineConfig,
     UrlListDataset,
@@ -57,6 +58,14 @@ def _open(config: PipelineConfig, name: str) -> Source:
         return BucketSource(place, recursive=dataset.recursive, files=_filter(dataset), options=dataset.options)
     if isinstance(dataset, WebDatasetDataset):
         return WebDatasetSource(place, options=dataset.options)
+    if isinstance(dataset, HuggingFaceDataset):
+        from caption_assets.sources.huggingface import HuggingFaceSource  # slow to import, needed by few
+
+        named = {"name": dataset.config_name, "revision": dataset.revision}
+        options = {key: value for key, value in named.items() if value}
+        return HuggingFaceSource(
+            place, split=dataset.split, image=dataset.image, columns=dataset.columns, options=options
+        )
     assert isinstance(dataset, UrlListDataset | JsonlDataset)
     web = WebFetcher(dataset.web, int(config.media.max_file_mb * 1e6))
     if isinstance(dataset, UrlListDataset):

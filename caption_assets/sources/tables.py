@@ -89,19 +89,19 @@ def _parquet_rows(place: str, options: Mapping[str, Any]) -> Iterator[Row]:
             for batch in pq.ParquetFile(file).iter_batches(_BATCH):
                 for columns in batch.to_pylist():
                     number += 1
-                    plain = {name: _plain(value) for name, value in columns.items()}
-                    content = json.dumps(plain, ensure_ascii=False, sort_keys=True)
-                    yield Row(number, digest(content.encode("utf-8", "replace")), plain)
+                    kept = {name: plain(value) for name, value in columns.items()}
+                    content = json.dumps(kept, ensure_ascii=False, sort_keys=True)
+                    yield Row(number, digest(content.encode("utf-8", "replace")), kept)
         except pa.ArrowException as error:
             raise OSError(f"cannot be read as Parquet after row {number}: {error}") from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):

@@ -191,3 +191,19 @@ def test_a_relative_folder_is_relative_to_where_one_stands(checked: Checked, mon
     checked.perspective("scene_count")
     monkeypatch.chdir(checked.folder)
     assert lint(Path("own")).exit_code == 0
+
+
+def test_every_dataset_is_listed_with_its_kind(checked: Checked) -> None:
+    checked.folder.joinpath("list.jsonl").touch()
+    for name, entry in {
+        "lines": {"kind": "jsonl", "path": "list.jsonl"},
+        "store": {"kind": "bucket", "url": "s3://bucket/prefix", "watch": True},
+        "hub": {"kind": "huggingface", "path": "owner/name"},
+        "tars": {"kind": "webdataset", "path": "tars/*.tar"},
+    }.items():
+        checked.document["datasets"][name] = entry
+    result = checked.run()
+    assert f"dataset lines: jsonl {checked.folder}/list.jsonl\n" in result.output
+    assert "dataset store: bucket s3://bucket/prefix, watched\n" in result.output
+    assert "dataset hub: huggingface owner/name\n" in result.output
+    assert f"dataset tars: webdataset {checked.folder}/tars/*.tar\n" in result.output
