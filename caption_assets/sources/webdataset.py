@@ -194,6 +194,8 @@ def _members(
     while member := tar.next():
         tar.members = []  # type: ignore[attr-defined] # it would keep them all
         yield member, tar
+    if tar.fileobj.tell() <= tar.offset:  # no block of zeros: cut off between two members
+        raise tarfile.ReadError("the end is missing")
 
 
 def _item(url: str, etag: str, name: str, member: tarfile.TarInfo) -> Item:

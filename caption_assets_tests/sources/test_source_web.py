@@ -139,7 +139,7 @@ def test_what_passes_is_tried_again_and_waits_as_asked(server: WebServer) -> Non
 def test_no_answer(server: WebServer) -> None:
     assert failure(fetcher(), "http://127.0.0.1:1/x")[0] == "unreachable"
     assert failure(fetcher(names=Names()), "http://absent.test/x")[0] == "unreachable"
-    server.delay = 5.0
+    server.delay = 1.0
     assert failure(fetcher(timeout_seconds=0.1, attempts=1), server.url("/a.jpg"))[0] == "timeout"
 
 

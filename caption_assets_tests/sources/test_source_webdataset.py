@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def test_a_replaced_tar_makes_new_items(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
 def test_a_damaged_tar_costs_what_is_lost_and_no_more(folder: Path, name: str) -> None:
-    contents = [uuid.uuid4().bytes * 500 for _ in range(10)]
+    contents = [os.urandom(8000) for _ in range(10)]
     path = tar(folder / name, *((f"{number}.jpg", content) for number, content in enumerate(contents)))
     tar(folder / "b.tar", ("last.jpg", b"x"))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
@@ -155,6 +155,17 @@ def test_a_damaged_tar_costs_what_is_lost_and_no_more(folder: Path, name: str) -
     assert 0 < len(good) < 10
     assert [source.fetch(item.uri, item.etag) for item in good[:-1]] == contents[: len(good) - 1]
     assert source.fetch(last.uri, last.etag) == b"x"
+
+
+def test_a_tar_that_is_cut_between_two_members_is_damaged_too(folder: Path) -> None:
+    path = tar(folder / "a.tar", ("0.jpg", b"x" * 512), ("1.jpg", b"y"), layout=tarfile.USTAR_FORMAT)
+    path.write_bytes(path.read_bytes()[:1024])
+    source = WebDatasetSource(str(path))
+    good, lost = source.scan()
+    assert source.fetch(good.uri, good.etag) == b"x" * 512
+    assert failure(source, lost)[0] == "bad_row"
+    tar(path)
+    assert list(source.scan()) == []
 
 
 def test_no_tar_at_all(folder: Path) -> None:
