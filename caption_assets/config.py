@@ -9,13 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
+from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
+from caption_assets.config_datasets import BucketDataset as BucketDataset
+from caption_assets.config_datasets import FolderDataset as FolderDataset
+from caption_assets.config_datasets import HuggingFaceDataset as HuggingFaceDataset
+from caption_assets.config_datasets import JsonlDataset as JsonlDataset
+from caption_assets.config_datasets import UrlListDataset as UrlListDataset
+from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
 from caption_assets.config_errors import UniqueKeyLoader, explain
 
 CONFIG_VARIABLE = "CAPTION_ASSETS_CONFIG"
@@ -42,34 +50,12 @@ def check_name(value: str) -> str:
     return value
 
 
-class Strict(BaseModel):
-    """Base of all sections: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FolderDataset(Strict):
-    """Pictures in a folder on this machine (or a mounted one)."""
-
-    kind: Literal["folder"]
-    path: Path
-    recursive: bool = True
-    watch: bool = False
-    settle_seconds: float = Field(default=2.0, ge=0)
-    """A file younger than this is left for the next look: it may still be being written."""
-    shard_size: int = Field(default=1000, ge=1, le=100_000)
-
-
-Dataset = FolderDataset
-DATASET_KINDS: dict[str, type[Strict]] = {"folder": FolderDataset}
-
-
 class Perspectives(Strict):
     """Which perspectives are looked for, and which are used."""
 
-    library: list[str] = ["builtin"]
+    library: list[str] = Field(default=["builtin"])
     enabled: list[str] = Field(min_length=1)
-    inputs: dict[str, list[str]] = {}
+    inputs: dict[str, list[str]] = Field(default={})
 
 
 class Media(Strict):
@@ -91,7 +77,7 @@ class VllmEngine(Strict):
     revision: str | None = None
     mode: Literal["auto", "in_process", "async"] = "auto"
     """`in_process`: stepped by one thread, starts fast; `async`: own process; auto: async on a GPU, else in_process."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     """vLLM's engine arguments, by the names of its `EngineArgs`."""
 
 
@@ -152,7 +138,7 @@ class OpenAIEngine(Strict):
     structured: Literal["auto", "json_schema", "json_object", "prompt"] = "auto"
     """How a server is told the schema; auto: by the first of these that it takes."""
     prices: Prices | None = None
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, Any] = Field(default={})
     """Further fields of each request, such as `chat_template_kwargs`."""
 
     @field_validator("api_key", mode="before")
@@ -249,8 +235,22 @@ class PipelineConfig(Strict):
         return value
 
     def dataset_path(self, name: str) -> Path:
-        """Absolute folder of a `folder` dataset."""
-        return _absolute(self.datasets[name].path, self.base_dir)
+        """Absolute folder of a `folder` dataset. Raises ValueError for one that is elsewhere."""
+        dataset = self.datasets[name]
+        if not isinstance(dataset, FolderDataset):
+            raise ValueError(f"{name} is a {dataset.kind}, not a folder")
+        return _absolute(dataset.path, self.base_dir)
+
+    def dataset_place(self, name: str) -> str:
+        """Where a dataset is, as its owner would write it: an absolute path, or a URL."""
+        dataset = self.datasets[name]
+        if isinstance(dataset, HuggingFaceDataset) and not dataset.local:
+            return dataset.path
+        return self.absolute(dataset.url if isinstance(dataset, BucketDataset) else str(dataset.path))
+
+    def absolute(self, place: str) -> str:
+        """A path or URL as the pipeline file names it, as one that does not depend on where it is read."""
+        return place if "://" in place else str(_absolute(Path(place), self.base_dir))
 
 
 def _absolute(path: Path, base: Path) -> Path:
@@ -313,11 +313,16 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check_dataset_paths(config: PipelineConfig) -> None:
-    for name in config.datasets:
-        folder = config.dataset_path(name)
-        if not folder.is_dir():
-            reason = "is not a folder" if folder.exists() else "does not exist"
+    for name, dataset in config.datasets.items():
+        place = config.dataset_place(name)
+        if "://" in place or (isinstance(dataset, HuggingFaceDataset) and not dataset.local):
+            continue  # what is elsewhere is looked for when it is read
+        wants_folder = isinstance(dataset, FolderDataset)
+        path = Path(place)
+        several = isinstance(dataset, WebDatasetDataset) and has_magic(place)
+        if not (path.is_dir() if wants_folder else several or path.exists()):
+            reason = "is not a folder" if path.exists() else "does not exist"
             raise ConfigError(
-                f"{config.file}: datasets.{name}.path: {folder} {reason}; "
+                f"{config.file}: datasets.{name}.path: {path} {reason}; "
                 "create it, or correct the path (relative paths start at the pipeline file)"
             )

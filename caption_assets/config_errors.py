@@ -74,7 +74,7 @@ def _without_kind(detail: ErrorDetails, kinds: Kinds) -> ErrorDetails:
     """The detail without the step that pydantic adds where a section's kind decides its model."""
     section, *rest = detail["loc"] or ("",)
     models = kinds.get(str(section), {})
-    if len(models) > 1 and len(rest) > 1 and rest[1] in models:
+    if len(models) > 1 and len(rest) > 1 and rest[1] != "[key]":
         return {**detail, "loc": (section, rest[0], *rest[2:])}
     return detail
 

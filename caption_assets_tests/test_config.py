@@ -141,7 +141,11 @@ UNKNOWN = [
     ("lakes", "x", "lakes: unknown key; did you mean 'lake'?"),
     ("dataset", {}, "dataset: unknown key; did you mean 'datasets'?"),
     ("datasets__d__recursiv", True, "datasets.d.recursiv: unknown key; did you mean 'recursive'?"),
-    ("datasets__d__model", "x", "datasets.d.model: unknown key; the keys here are 'kind', 'path', 'recursive', "),
+    (
+        "datasets__d__model",
+        "x",
+        "datasets.d.model: unknown key; the keys here are 'exclude', 'include', 'kind', 'path', ",
+    ),
     ("perspectives__enable", [], "perspectives.enable: unknown key; did you mean 'enabled'?"),
     ("media__maxpixels", 1, "media.maxpixels: unknown key; did you mean 'max_pixels'?"),
     ("engines__default__arg", {}, "engines.default.arg: unknown key; did you mean 'args'?"),
@@ -209,7 +213,11 @@ def test_wrong_values_are_named_with_the_remedy(tmp_path: Path, key: str, value:
 
 
 @pytest.mark.parametrize(
-    ("section", "name", "kinds"), [("datasets", "d", "'folder'"), ("engines", "default", "'openai', 'vllm'")]
+    ("section", "name", "kinds"),
+    [
+        ("datasets", "d", ", ".join(repr(kind) for kind in sorted(DATASET_KINDS))),
+        ("engines", "default", "'openai', 'vllm'"),
+    ],
 )
 def test_an_unknown_kind_says_which_there_are_and_nothing_else(
     tmp_path: Path, section: str, name: str, kinds: str

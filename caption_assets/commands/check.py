@@ -65,7 +65,7 @@ def _section(part: Callable[[PipelineConfig], bool], config: PipelineConfig) -> 
 def _datasets(config: PipelineConfig) -> bool:
     for name, dataset in sorted(config.datasets.items()):
         watched = ", watched" if dataset.watch else ""
-        _out.print(f"dataset {name}: {dataset.kind} {config.dataset_path(name)}{watched}", markup=False)
+        _out.print(f"dataset {name}: {dataset.kind} {config.dataset_place(name)}{watched}", markup=False)
     return False
 
 

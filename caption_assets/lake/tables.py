@@ -117,7 +117,18 @@ RUNS = pa.schema(
 )
 
 MediaFailureKind = Literal[
-    "gone", "unreadable", "not_an_image", "unsupported", "truncated", "too_large", "forbidden", "timeout"
+    "gone",  # no longer there, or not in the planned version
+    "forbidden",  # the store, the server or the file's owner refuses it
+    "timeout",  # no answer in time
+    "unreachable",  # its server does not answer, breaks off, or says that it is overloaded
+    "opted_out",  # its publisher asks machines like us to leave it: robots.txt, X-Robots-Tag
+    "blocked_address",  # its URL leads to an address that a list may not name: private, loopback, metadata
+    "unreadable",  # its bytes cannot be read, for a reason of the source's
+    "bad_row",  # the line of a list that should name it cannot be understood, or names what a list may not
+    "not_an_image",
+    "unsupported",
+    "truncated",
+    "too_large",
 ]
 CaptionFailureKind = Literal[
     "input_missing",
@@ -133,7 +144,17 @@ CaptionFailureKind = Literal[
     "too_long",
 ]
 RETRYABLE: frozenset[str] = frozenset(
-    {"gone", "forbidden", "timeout", "unreadable", "input_missing", "media_missing", "engine"}
+    {
+        "gone",
+        "forbidden",
+        "timeout",
+        "unreachable",
+        "blocked_address",
+        "unreadable",
+        "input_missing",
+        "media_missing",
+        "engine",
+    }
 )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from caption_assets.lake.store import Lake
 from caption_assets.media.decode import DecodeError, decode, exif_json
 from caption_assets.media.normalise import normalisation_id, normalise
 from caption_assets.media.segment import SegmentWriter
-from caption_assets.sources.base import FetchError, Item, Source
+from caption_assets.sources.base import FetchError, Item, Source, StartsFetches
 
 Row = dict[str, Any]
 """A row of the media table or of the failures table."""
@@ -80,8 +80,8 @@ class ShardBuild:
 
     def any_succeeds(self, pending: Sequence[Item]) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""
-        for item in pending:
-            outcome = self._made[item.key] = self._make(item)
+        for item, fetched in self._fetched_ahead(pending):
+            outcome = self._made[item.key] = self._make(item, fetched)
             if isinstance(outcome, _Ready):
                 return True
         return False
@@ -163,8 +163,8 @@ class ShardBuild:
         waiting: deque[Future[_Ready | Row]] = deque()
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="media") as pool:
             try:
-                for item in items:
-                    waiting.append(pool.submit(self._one, item))
+                for item, fetched in self._fetched_ahead(items):
+                    waiting.append(pool.submit(self._one, item, fetched))
                     if len(waiting) >= _READ_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
@@ -173,7 +173,34 @@ class ShardBuild:
                 for future in waiting:
                     future.cancel()  # an error ends the run now, not after what was read ahead
 
-    def _one(self, item: Item) -> _Ready | Row:
+    def _fetched_ahead(self, items: Iterable[Item]) -> Iterator[tuple[Item, Future[bytes] | None]]:
+        """The items in their order, each with its fetch where the source has many under way at once."""
+        if not isinstance(self._source, StartsFetches):
+            yield from ((item, None) for item in items)
+            return
+        started: deque[tuple[Item, Future[bytes] | None]] = deque()
+        try:
+            for item in items:
+                started.append((item, self._start(self._source, item)))
+                if len(started) >= self._source.ahead:
+                    yield started.popleft()
+            while started:
+                yield started.popleft()
+        finally:
+            for _, fetch in started:
+                if fetch:
+                    fetch.cancel()
+
+    def _start(self, source: StartsFetches, item: Item) -> Future[bytes] | None:
+        """Begin to fetch an item, unless it will not be needed, or nothing can come of it."""
+        if item.key in self._made or item.key in self._settled or item.key in self._kept:
+            return None
+        try:
+            return source.start(item.uri, item.etag)
+        except FetchError:
+            return None  # told where the item is made
+
+    def _one(self, item: Item, fetched: Future[bytes] | None = None) -> _Ready | Row:
         if outcome := self._made.pop(item.key, None) or self._settled.get(item.key):
             return outcome
         if row := self._kept.get(item.key):
@@ -184,15 +211,15 @@ class ShardBuild:
             if hashlib.sha256(data).hexdigest() == row["bytes_sha256"]:
                 return _Ready(item, row, data, row["member"].rsplit(".", 1)[-1])
             # what is stored is lost or damaged: make the picture again
-        return self._make(item)
+        return self._make(item, fetched)
 
-    def _make(self, item: Item) -> _Ready | Row:
+    def _make(self, item: Item, fetched: Future[bytes] | None = None) -> _Ready | Row:
         """Fetch, decode and normalise an item: a picture, or a failure row."""
         media = self._media
         try:
             if item.size > media.max_file_mb * 1e6:
                 raise DecodeError("too_large", f"{item.size} bytes are more than {media.max_file_mb:g} megabytes")
-            original = self._source.fetch(item.uri, item.etag)
+            original = fetched.result() if fetched else self._source.fetch(item.uri, item.etag)
             picture = decode(original, max_megapixels=media.max_megapixels, target_pixels=media.max_pixels)
             normalised = normalise(picture, media)
         except (FetchError, DecodeError) as error:

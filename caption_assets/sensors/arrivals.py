@@ -44,7 +44,7 @@ def _build(name: str) -> dg.SensorDefinition:
             source = open_source(settings, name, settle=True)
             planned = plan_dataset(lake, name, source, settings.datasets[name].shard_size)
         except (FileNotFoundError, NotADirectoryError) as error:
-            return dg.SkipReason(f"the folder of {name} is not there: {error}")
+            return dg.SkipReason(f"the source of {name} is not there: {error}")
         waiting = _waiting(lake, planned.shards, handed_over(context.cursor))
         if not waiting:
             return dg.SkipReason(f"no new pictures in {name} ({len(planned.shards)} shards planned)")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from caption_assets.lake.tables import MediaFailureKind
 
@@ -19,6 +20,8 @@ class Item:
     size: int
     modified: datetime | None = None
     source: dict[str, Any] = field(default_factory=dict)
+    sidecars: tuple[str, ...] = field(default=(), compare=False)
+    """Where further source columns are to be read from, once it is known that the item is new; never planned."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -42,3 +45,26 @@ class Source(Protocol):
 
     def fetch(self, uri: str, etag: str) -> bytes:
         """The bytes of a planned item. Raises FetchError."""
+
+
+@runtime_checkable
+class CompletesItems(Protocol):
+    """A source some of whose columns are dear to read, so that they are read for new items only."""
+
+    def complete(self, items: Sequence[Item]) -> list[Item]:
+        """The same items in the same order, with all their source columns."""
+
+
+@runtime_checkable
+class StartsFetches(Protocol):
+    """A source that fetches many items at once without a thread for each."""
+
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+
+    def start(self, uri: str, etag: str) -> Future[bytes] | None:
+        """Begin to fetch a planned item; the future's result is its bytes, or FetchError. None: `fetch` is the way.
+
+        Raises FetchError where nothing can come of it.
+        """

@@ -7,6 +7,7 @@ lose nor double an item, and planning again with nothing new does nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,12 +15,11 @@ from itertools import islice
 
 import pyarrow as pa
 
-from caption_assets.config import Dataset, PipelineConfig
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
-from caption_assets.sources.base import Item, Source
-from caption_assets.sources.folder import FolderSource
+from caption_assets.sources.base import CompletesItems, Item, Source
+from caption_assets.sources.kinds import open_source as open_source
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,6 @@ class Planned:
     shards: list[Shard]
     new_shards: list[Shard]
     new_items: int
-
-
-def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> Source:
-    """The source of a dataset; `settle` leaves out files that may still be being written."""
-    dataset: Dataset = config.datasets[name]
-    return FolderSource(
-        config.dataset_path(name),
-        recursive=dataset.recursive,
-        settle_seconds=dataset.settle_seconds if settle else 0.0,
-    )
 
 
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
@@ -62,6 +52,8 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
         lost = False
         for chunk in _chunks(fresh, shard_size):
             shard = Shard(dataset, number)
+            if isinstance(source, CompletesItems):
+                chunk = source.complete(chunk)
             if not lake.create(layout.plan_file(shard), table_bytes(_plan_table(shard, chunk))):
                 lost = True  # another planner took this number: its items are now known
                 break
@@ -80,12 +72,12 @@ def read_plan(lake: Lake, shard: Shard) -> list[Item]:
     ]
 
 
-def _planned_identities(lake: Lake, dataset: str) -> tuple[set[tuple[str, str]], list[Shard]]:
+def _planned_identities(lake: Lake, dataset: str) -> tuple[set[bytes], list[Shard]]:
     shards = planned_shards(lake, dataset)
-    known: set[tuple[str, str]] = set()
+    known: set[bytes] = set()
     for shard in shards:
         table = lake.read_table(layout.plan_file(shard), ["uri", "etag"])
-        known.update(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+        known.update(map(_identity, table["uri"].to_pylist(), table["etag"].to_pylist()))
     return known, shards
 
 
@@ -97,11 +89,17 @@ def _shard_of(name: str) -> Shard | None:
         return None
 
 
-def _unknown(items: Iterable[Item], known: set[tuple[str, str]]) -> Iterator[Item]:
+def _identity(uri: str, etag: str) -> bytes:
+    """16 bytes for (uri, etag): a million whole ones would take more memory than a run may."""
+    return hashlib.blake2b(f"{len(uri)}:{uri}{etag}".encode(), digest_size=16).digest()
+
+
+def _unknown(items: Iterable[Item], known: set[bytes]) -> Iterator[Item]:
     """Items not in `known`, each once; they are known from then on."""
     for item in items:
-        if item.key not in known:
-            known.add(item.key)
+        identity = _identity(item.uri, item.etag)
+        if identity not in known:
+            known.add(identity)
             yield item
 
 

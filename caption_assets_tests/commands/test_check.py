@@ -221,3 +221,19 @@ def test_a_key_that_is_not_set_is_an_error(checked: Checked) -> None:
     result = checked.run()
     assert result.exit_code == 1
     assert "engines.default.api_key: the environment variable NO_SUCH_KEY is not set" in result.output
+
+
+def test_every_dataset_is_listed_with_its_kind(checked: Checked) -> None:
+    checked.folder.joinpath("list.jsonl").touch()
+    for name, entry in {
+        "lines": {"kind": "jsonl", "path": "list.jsonl"},
+        "store": {"kind": "bucket", "url": "s3://bucket/prefix", "watch": True},
+        "hub": {"kind": "huggingface", "path": "owner/name"},
+        "tars": {"kind": "webdataset", "path": "tars/*.tar"},
+    }.items():
+        checked.document["datasets"][name] = entry
+    result = checked.run()
+    assert f"dataset lines: jsonl {checked.folder}/list.jsonl\n" in result.output
+    assert "dataset store: bucket s3://bucket/prefix, watched\n" in result.output
+    assert "dataset hub: huggingface owner/name\n" in result.output
+    assert f"dataset tars: webdataset {checked.folder}/tars/*.tar\n" in result.output

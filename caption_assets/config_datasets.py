@@ -1,0 +1,189 @@
+"""The kinds of dataset that a pipeline file may name, one model each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fsspec.registry import known_implementations, registry
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AnyDataset(Strict):
+    """What every kind of dataset has."""
+
+    watch: bool = False
+    """Look for new items every 30 seconds, and caption them."""
+    shard_size: int = Field(default=1000, ge=1, le=100_000)
+
+
+class Files(AnyDataset):
+    """Which files of a tree are pictures, and what is known of them beside them."""
+
+    recursive: bool = True
+    include: list[str] = []
+    """Globs of which a picture must match one; without '/' they mean names, else whole paths below the root."""
+    exclude: list[str] = []
+    """Globs of which it must match none."""
+    sidecars: bool = True
+    """Whether a `.txt` or `.json` of the same name beside a picture becomes source columns."""
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _globs(cls, value: list[str]) -> list[str]:
+        for glob in value:
+            if not glob or glob.startswith("/"):
+                raise ValueError(f"{glob!r} matches nothing; write a name like '*.jpg' or a path like 'train/**'")
+        return value
+
+
+class FolderDataset(Files):
+    """Pictures in a folder on this machine (or a mounted one)."""
+
+    kind: Literal["folder"]
+    path: Path
+    settle_seconds: float = Field(default=2.0, ge=0)
+    """A file younger than this is left for the next look: it may still be being written."""
+
+
+class BucketDataset(Files):
+    """Pictures under a URL that fsspec knows: s3, gs, abfs, http (a listing), memory, file, ..."""
+
+    kind: Literal["bucket"]
+    url: str
+    options: dict[str, Any] = {}
+    """Passed to the filesystem, as `anon: true` or `endpoint_url` for s3."""
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return check_url(value)
+
+
+class Web(Strict):
+    """Manners and limits of fetching from the web."""
+
+    allow_hosts: list[str] = []
+    """Hosts, as URLs write them, that may have private addresses. All others must be public."""
+    at_once: int = Field(default=64, ge=1, le=1024)
+    """Fetches under way."""
+    per_host: int = Field(default=8, ge=1)
+    """Of which to one host."""
+    per_second: float = Field(default=50.0, gt=0)
+    """Requests a second to one host."""
+    timeout_seconds: float = Field(default=30.0, gt=0)
+    """For one attempt."""
+    attempts: int = Field(default=3, ge=1)
+    backoff_seconds: float = Field(default=1.0, ge=0)
+    """Before the second attempt; twice that before the third, ..."""
+    max_wait_seconds: float = Field(default=60.0, ge=0)
+    """A server that asks to wait longer is left for the next run."""
+    redirects: int = Field(default=5, ge=0)
+    robots: bool = True
+    """Whether robots.txt is honoured."""
+    opt_out: list[str] = ["noai", "noimageai", "noindex", "noimageindex", "none"]
+    """Directives of X-Robots-Tag that are honoured."""
+    user_agent: str = "Mozilla/5.0 (compatible; caption-assets)"
+
+
+class JsonlDataset(AnyDataset):
+    """Pictures named by the lines of a JSON Lines file, `.gz` too; whatever else a line says becomes source columns."""
+
+    kind: Literal["jsonl"]
+    path: str = Field(min_length=1)
+    """The file, or a URL that fsspec knows."""
+    root: str | None = None
+    """The folder or URL that the lines' paths are relative to, and may not leave; default: the file's folder."""
+    columns: list[str] = Field(default=["path", "url", "file_name"], min_length=1)
+    """Keys of a line of which the first that is there names the picture."""
+    web: Web = Web()
+    options: dict[str, Any] = {}
+    """Passed to the filesystem of a URL."""
+
+    @field_validator("path", "root")
+    @classmethod
+    def _place(cls, value: str | None) -> str | None:
+        return check_url(value) if value and "://" in value else value
+
+
+class UrlListDataset(AnyDataset):
+    """Pictures on the web, named by a table: Parquet, CSV, TSV, JSON Lines, or a URL a line; `.gz`, too."""
+
+    kind: Literal["url_list"]
+    path: str = Field(min_length=1)
+    """The table, or a URL of it that fsspec knows."""
+    column: str = Field(default="url", min_length=1)
+    """The column that holds the URLs; the others become source columns."""
+    web: Web = Web()
+    options: dict[str, Any] = {}
+    """Passed to the filesystem of a URL."""
+
+    @field_validator("path")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return check_url(value) if "://" in value else value
+
+
+class WebDatasetDataset(AnyDataset):
+    """Pictures in tar files, `.tar.gz` too; `.json`, `.txt` and `.cls` of the same key become source columns."""
+
+    kind: Literal["webdataset"]
+    path: str = Field(min_length=1)
+    """The tar files: a path or URL, with * ? [] and ** for several."""
+    options: dict[str, Any] = {}
+    """Passed to the filesystem of a URL."""
+
+    @field_validator("path")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return check_url(value) if "://" in value else value
+
+
+class HuggingFaceDataset(AnyDataset):
+    """Pictures in a column of a dataset of the Hugging Face hub, of a folder `save_to_disk` wrote, or of Parquet."""
+
+    kind: Literal["huggingface"]
+    path: str = Field(min_length=1)
+    """A name on the hub; what begins with '/', './', '../' or '~' or ends in .parquet is on this machine."""
+    split: str = "train"
+    image: str = "image"
+    """The column that holds the pictures."""
+    columns: list[str] = []
+    """Those that become source columns; none: all but the pictures."""
+    config_name: str | None = None
+    revision: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine."""
+        return self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(".parquet")
+
+
+def check_url(value: str) -> str:
+    """Return `value` if it is a URL of a filesystem. Raises ValueError."""
+    protocol, separator, rest = value.partition("://")
+    if not separator or not rest:
+        raise ValueError(f"{value!r} is not a URL; write one like s3://bucket/prefix, or use kind folder for a folder")
+    if protocol not in known_implementations and protocol not in registry:
+        raise ValueError(f"there is no filesystem for {protocol}://; use s3, gs, abfs, http, https, file, ...")
+    return value
+
+
+Dataset = Annotated[
+    FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset | UrlListDataset | HuggingFaceDataset,
+    Field(discriminator="kind"),
+]
+DATASET_KINDS: dict[str, type[Strict]] = {
+    "folder": FolderDataset,
+    "bucket": BucketDataset,
+    "jsonl": JsonlDataset,
+    "webdataset": WebDatasetDataset,
+    "url_list": UrlListDataset,
+    "huggingface": HuggingFaceDataset,
+}

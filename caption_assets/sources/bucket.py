@@ -1,0 +1,205 @@
+"""Pictures under a URL: an item is an object, its etag is the store's, or else its size and time of change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, cast
+
+import fsspec
+
+from caption_assets.sources.base import FetchError, Item
+from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, join_sidecars, with_columns
+
+CHANGED = "the object has changed since it was planned; the new one is an item of its own"
+GONE = "the object is no longer there"
+
+_ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
+
+
+class Store(Protocol):
+    """What the objects under a URL are listed and read by."""
+
+    def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
+        """The pictures, with the places of their sidecars."""
+
+    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
+        """An object, or these bytes of it, in its planned version; no etag: as it is. Raises FetchError or OSError."""
+
+    def head(self, uri: str, length: int) -> bytes:
+        """The first bytes of an object. Raises OSError."""
+
+
+class BucketSource:
+    """Objects with a picture's extension under a URL. Names that begin with a dot are names like any other.
+
+    Args:
+        url: any that fsspec knows.
+        recursive: whether what is below a further '/' counts.
+        files: which objects are pictures.
+        options: passed to the filesystem.
+
+    Raises:
+        ImportError: the filesystem's package is not installed.
+        ValueError: there is no such filesystem, or it refuses the options.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        recursive: bool = True,
+        files: FileFilter | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._recursive = recursive
+        self._files = files or FileFilter()
+        self._store = open_store(url, options or {})
+
+    def scan(self) -> Iterator[Item]:
+        """Objects as they are listed now. Raises OSError where the store cannot be listed."""
+        yield from self._store.walk(self._files, recursive=self._recursive)
+
+    def complete(self, items: Sequence[Item]) -> list[Item]:
+        """The items with what their sidecars say."""
+        return with_columns(items, lambda uri: self._store.head(uri, SIDECAR_LIMIT + 1))
+
+    def fetch(self, uri: str, etag: str) -> bytes:
+        """The object's bytes. Raises FetchError: gone, also when it has changed since it was planned."""
+        with Translated():
+            return self._store.read(uri, etag)
+
+
+class Translated:
+    """Turns what a filesystem raises into FetchError, without the URL: it may hold a signature."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise FetchError for a filesystem's errors."""
+        if error is None or isinstance(error, FetchError) or not isinstance(error, Exception):
+            return
+        status = getattr(error, "status", None)  # aiohttp's
+        if isinstance(error, FileNotFoundError) or status in (404, 410):
+            raise FetchError("gone", GONE) from None
+        if isinstance(error, PermissionError) or status in (401, 403):
+            raise FetchError("forbidden", "the store refuses to give this object") from None
+        if isinstance(error, TimeoutError | asyncio.TimeoutError):
+            raise FetchError("timeout", "the store did not answer in time") from None
+        raise FetchError("unreadable", f"{type(error).__name__}: {getattr(error, 'strerror', None) or ''}") from None
+
+
+def open_store(url: str, options: Mapping[str, Any]) -> Store:
+    """The store behind a URL. Raises ImportError, ValueError."""
+    protocol = url.partition("://")[0]
+    if protocol in ("s3", "s3a"):
+        from caption_assets.sources.s3 import S3Store  # optional package
+
+        return S3Store(url, options)
+    return _AnyStore(url, options)
+
+
+class _AnyStore:
+    """A store that is listed folder by folder, through fsspec; uncached, for it must be seen as it is now."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._protocol = url.partition("://")[0]
+        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **options)
+        self._root = str(root).rstrip("/")
+
+    def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
+        for folder, entries in self._folders(recursive):
+            yield from join_sidecars(self._entries(files, folder, entries))
+
+    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
+        path = self._path(uri)
+        if etag and self._etag(path) != etag:
+            raise FetchError("gone", CHANGED)
+        data = cast(bytes, self._fs.cat_file(path, start=start, end=end))
+        if etag and self._etag(path) != etag:
+            raise FetchError("gone", CHANGED)  # while it was read
+        return data
+
+    def head(self, uri: str, length: int) -> bytes:
+        path = self._path(uri)
+        size = self._fs.info(path).get("size")
+        if size == 0:
+            return b""
+        return cast(bytes, self._fs.cat_file(path, start=0, end=length if size is None else min(length, size)))
+
+    def _folders(self, recursive: bool) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+        """Each folder's path with its files by name, in the order of names."""
+        waiting = [self._root]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                listed = self._fs.ls(folder + "/" if self._is_http() else folder, detail=True)
+            except FileNotFoundError:
+                if folder == self._root:
+                    raise
+                continue  # deleted while we looked
+            named = sorted((each["name"].rstrip("/").rpartition("/")[2], each) for each in listed if each["name"])
+            if recursive:
+                below = [each["name"].rstrip("/") for _, each in reversed(named) if each["type"] == "directory"]
+                waiting += [path for path in below if path.startswith(f"{folder}/") and path != folder]
+            yield folder, [(name, each) for name, each in named if each["type"] == "file"]
+
+    def _entries(
+        self, files: FileFilter, folder: str, entries: Sequence[tuple[str, dict[str, Any]]]
+    ) -> Iterator[tuple[str, Item | str]]:
+        for name, info in entries:
+            path = info["name"]
+            relative = f"{folder}/{name}"[len(self._root) + 1 :]
+            if files.is_sidecar(relative):
+                yield relative, self._uri(path)
+            elif files.is_picture(relative):
+                try:
+                    known = info if version(info) else self._fs.info(path)
+                except FileNotFoundError:
+                    continue
+                etag = version(known)
+                yield relative, Item(self._uri(path), etag, int(known.get("size") or 0), changed(known))
+
+    def _etag(self, path: str) -> str:
+        return version(self._fs.info(path))
+
+    def _is_http(self) -> bool:
+        return self._protocol in ("http", "https")
+
+    def _uri(self, path: str) -> str:
+        return path if "://" in path else f"{self._protocol}://{path}"
+
+    def _path(self, uri: str) -> str:
+        return uri if self._is_http() else uri.removeprefix(f"{self._protocol}://")
+
+
+def version(info: Mapping[str, Any]) -> str:
+    """What tells an object from its replacement: its etag, else size and time; empty where a listing tells neither."""
+    for name in _ETAGS:
+        value = info.get(name)
+        if value:
+            return value.hex() if isinstance(value, bytes | bytearray) else str(value).strip('"')
+    time, size = changed(info), info.get("size")
+    if time is None:
+        return "" if size is None and "url" not in info else f"{'' if size is None else size}-"
+    return f"{'' if size is None else size}-{time.isoformat()}"
+
+
+def changed(info: Mapping[str, Any]) -> datetime | None:
+    """When an object was last changed, where its store tells."""
+    for name in _TIMES:
+        value = info.get(name)
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value) if value[:1].isdigit() else parsedate_to_datetime(value)
+            if isinstance(value, int | float) and value:
+                return datetime.fromtimestamp(value, UTC)
+            if isinstance(value, datetime):
+                return value if value.tzinfo else value.replace(tzinfo=UTC)
+        except (ValueError, OverflowError, OSError):
+            continue  # outside of the calendar, or no date
+    return None

@@ -1,0 +1,174 @@
+"""What a folder and a bucket have in common: which files are pictures, and the sidecars beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from fsspec.utils import glob_translate
+
+from caption_assets.sources.base import Item
+
+EXTENSIONS = frozenset(
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl"]
+)
+SIDECAR_EXTENSIONS = (".json", ".txt")
+SIDECAR_LIMIT = 1 << 20
+"""A longer sidecar is left out: a plan holds the columns of a thousand items."""
+
+_READERS = 16
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FileFilter:
+    """Which files are pictures.
+
+    Args:
+        include: globs of which one must match; none: all do. Without '/' a glob means the name, else the whole path
+            below the root, where ** crosses folders.
+        exclude: globs of which none may match.
+        sidecars: whether `.txt` and `.json` beside a picture belong to it.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    sidecars: bool = True
+    _included: Callable[[str], bool] = field(init=False, repr=False, compare=False)
+    _excluded: Callable[[str], bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_included", _matcher(self.include) if self.include else lambda path: True)
+        object.__setattr__(self, "_excluded", _matcher(self.exclude))
+
+    def is_picture(self, relative: str) -> bool:
+        """Whether the file of this path below the root counts."""
+        return extension(relative) in EXTENSIONS and self._included(relative) and not self._excluded(relative)
+
+    def is_sidecar(self, relative: str) -> bool:
+        """Whether the file may belong to a picture."""
+        return self.sidecars and extension(relative) in SIDECAR_EXTENSIONS
+
+
+def extension(path: str) -> str:
+    """The extension of a path's name in lower case, also of a name that is nothing else."""
+    name = path.rpartition("/")[2]
+    return "." + name.rpartition(".")[2].lower() if "." in name else ""
+
+
+@dataclass
+class _Group:
+    """Files of one name with different extensions."""
+
+    prefix: str
+    pictures: list[Item] = field(default_factory=list)
+    sidecars: list[str] = field(default_factory=list)
+
+    def items(self) -> Iterator[Item]:
+        for picture in self.pictures:
+            yield replace(picture, sidecars=tuple(self.sidecars)) if self.sidecars else picture
+
+
+def join_sidecars(entries: Iterable[tuple[str, Item | str]]) -> Iterator[Item]:
+    """Give each picture the sidecars of its name, holding no more than the names that are still open.
+
+    Args:
+        entries: path and either a picture or, for a sidecar, where it is; in the order of the paths, so that all paths
+            which begin alike stand together.
+    """
+    open_groups: list[_Group] = []
+    for path, entry in entries:
+        prefix = path[: path.rindex(".") + 1]
+        while open_groups and not path.startswith(open_groups[-1].prefix):
+            yield from open_groups.pop().items()
+        group = next((each for each in open_groups if each.prefix == prefix), None)
+        if group is None:
+            group = _Group(prefix)
+            open_groups.append(group)
+        if isinstance(entry, Item):
+            group.pictures.append(entry)
+        else:
+            group.sidecars.append(entry)
+    while open_groups:
+        yield from open_groups.pop().items()
+
+
+def with_columns(items: Sequence[Item], read: Callable[[str], bytes]) -> list[Item]:
+    """The items with what their sidecars say as source columns, read by several threads.
+
+    A sidecar that cannot be used is told in the column `sidecar_error`: it must not cost the picture.
+
+    Args:
+        read: the first bytes of a sidecar, at least one more than SIDECAR_LIMIT of a longer one.
+    """
+    if not any(item.sidecars for item in items):
+        return list(items)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="sidecars") as pool:
+        return list(pool.map(lambda item: _with_columns(item, read), items))
+
+
+def _with_columns(item: Item, read: Callable[[str], bytes]) -> Item:
+    columns: dict[str, Any] = {}
+    for place in item.sidecars:
+        name = PurePosixPath(place).name
+        try:
+            columns.update(sidecar_columns(extension(place).removeprefix("."), read(place)))
+        except FileNotFoundError:
+            continue  # deleted since it was listed
+        except (ValueError, OSError) as error:
+            _log.warning("%s: its sidecar %s is left out: %s", item.uri, name, error)
+            columns["sidecar_error"] = f"{name}: {error}" if isinstance(error, ValueError) else f"{name}: unreadable"
+    return replace(item, source={**item.source, **columns})
+
+
+def sidecar_columns(kind: str, data: bytes) -> dict[str, Any]:
+    """A sidecar as source columns: the keys of a JSON object; else one column named `kind`.
+
+    Raises:
+        ValueError: it is too long, no UTF-8 text, or no JSON where that is its kind.
+    """
+    if len(data) > SIDECAR_LIMIT:
+        raise ValueError(f"longer than {SIDECAR_LIMIT} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    if kind != "json":
+        return {kind: text.strip()}
+    value = parse_json(text)
+    return value if isinstance(value, dict) else {kind: value}
+
+
+def parse_json(text: str) -> Any:
+    """A JSON document that a plan can hold: no NaN, and no lone surrogates. Raises ValueError."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("not valid Unicode") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _matcher(globs: Sequence[str]) -> Callable[[str], bool]:
+    names = [re.compile(glob_translate(glob)) for glob in globs if "/" not in glob]
+    paths = [re.compile(glob_translate(glob)) for glob in globs if "/" in glob]
+
+    def matches(path: str) -> bool:
+        name = path.rpartition("/")[2]
+        return any(each.match(name) for each in names) or any(each.match(path) for each in paths)
+
+    return matches

@@ -1,0 +1,78 @@
+"""Opens a dataset of the pipeline file, whatever its kind."""
+
+from __future__ import annotations
+
+from caption_assets.config import (
+    BucketDataset,
+    ConfigError,
+    FolderDataset,
+    HuggingFaceDataset,
+    JsonlDataset,
+    PipelineConfig,
+    UrlListDataset,
+    WebDatasetDataset,
+)
+from caption_assets.sources.base import Source
+from caption_assets.sources.bucket import BucketSource
+from caption_assets.sources.files import FileFilter
+from caption_assets.sources.folder import FolderSource
+from caption_assets.sources.jsonl import JsonlSource
+from caption_assets.sources.url_list import UrlListSource
+from caption_assets.sources.web import WebFetcher
+from caption_assets.sources.webdataset import WebDatasetSource
+
+
+def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> Source:
+    """The source of a dataset.
+
+    Args:
+        config: the pipeline file.
+        name: the dataset's.
+        settle: leave out files that may still be being written.
+
+    Raises:
+        ConfigError: it needs a package that is not installed, or options that its filesystem refuses.
+    """
+    dataset = config.datasets[name]
+    if isinstance(dataset, FolderDataset):
+        return FolderSource(
+            config.dataset_path(name),
+            recursive=dataset.recursive,
+            settle_seconds=dataset.settle_seconds if settle else 0.0,
+            files=_filter(dataset),
+        )
+    try:
+        return _open(config, name)
+    except (ImportError, ValueError, TypeError) as error:
+        field = "url" if isinstance(dataset, BucketDataset) else "path"
+        raise ConfigError(
+            f"{config.file}: datasets.{name}.{field}: {config.dataset_place(name)} cannot be opened: {error}; "
+            "install what is missing, or correct the place and its options"
+        ) from None
+
+
+def _open(config: PipelineConfig, name: str) -> Source:
+    """The source of a dataset that is no folder. Raises ImportError, ValueError, TypeError."""
+    dataset, place = config.datasets[name], config.dataset_place(name)
+    if isinstance(dataset, BucketDataset):
+        return BucketSource(place, recursive=dataset.recursive, files=_filter(dataset), options=dataset.options)
+    if isinstance(dataset, WebDatasetDataset):
+        return WebDatasetSource(place, options=dataset.options)
+    if isinstance(dataset, HuggingFaceDataset):
+        from caption_assets.sources.huggingface import HuggingFaceSource  # slow to import, needed by few
+
+        named = {"name": dataset.config_name, "revision": dataset.revision}
+        options = {key: value for key, value in named.items() if value}
+        return HuggingFaceSource(
+            place, split=dataset.split, image=dataset.image, columns=dataset.columns, options=options
+        )
+    assert isinstance(dataset, UrlListDataset | JsonlDataset)
+    web = WebFetcher(dataset.web, int(config.media.max_file_mb * 1e6))
+    if isinstance(dataset, UrlListDataset):
+        return UrlListSource(place, web, column=dataset.column, options=dataset.options)
+    root = config.absolute(dataset.root) if dataset.root else None
+    return JsonlSource(place, root=root, columns=dataset.columns, options=dataset.options, web=web)
+
+
+def _filter(dataset: FolderDataset | BucketDataset) -> FileFilter:
+    return FileFilter(dataset.include, dataset.exclude, dataset.sidecars)

@@ -1,0 +1,91 @@
+"""Objects on S3: listed page by page, and read on the condition that they are still the planned ones.
+
+A key is taken as it is: s3fs would strip slashes, and would take `?versionId=` in a key for a version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import fsspec.asyn
+import s3fs
+
+from caption_assets.sources.base import FetchError, Item
+from caption_assets.sources.files import FileFilter, join_sidecars
+
+_PAGE = 1000
+
+
+class S3Store:
+    """A bucket's keys that begin with a prefix.
+
+    Args:
+        url: `s3://bucket/prefix`; a prefix is a folder: `a` means the keys that begin with `a/`.
+        options: s3fs' own.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._bucket, _, prefix = url.partition("://")[2].partition("/")
+        self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+        self._fs = s3fs.S3FileSystem(**options)
+
+    def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
+        """The pictures in the order of their keys. Raises OSError."""
+        yield from join_sidecars(self._entries(files, recursive))
+
+    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The object, or these bytes of it, if it is the planned one; no etag: as it is. Raises FetchError, OSError."""
+        from caption_assets.sources.bucket import CHANGED
+
+        conditions = {"IfMatch": f'"{etag}"'} if etag else {}
+        if start is not None and end is not None:
+            conditions["Range"] = f"bytes={start}-{end - 1}"
+        try:
+            return self._get(uri, **conditions)
+        except OSError as error:
+            response = getattr(error.__cause__, "response", None) or {}
+            if response.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
+                raise FetchError("gone", CHANGED) from None
+            raise
+
+    def head(self, uri: str, length: int) -> bytes:
+        """The object's first bytes. Raises OSError."""
+        try:
+            return self._get(uri, Range=f"bytes=0-{length - 1}")
+        except OSError as error:
+            response = getattr(error.__cause__, "response", None) or {}
+            if response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+                return b""  # an empty object has no first byte
+            raise
+
+    def _entries(self, files: FileFilter, recursive: bool) -> Iterator[tuple[str, Item | str]]:
+        for each in self._pages(recursive):
+            key = each["Key"]
+            relative = key[len(self._prefix) :]
+            uri = f"s3://{self._bucket}/{key}"
+            if not relative or relative.endswith("/"):
+                continue  # a folder's marker
+            if files.is_sidecar(relative):
+                yield relative, uri
+            elif files.is_picture(relative):
+                yield relative, Item(uri, each["ETag"].strip('"'), each["Size"], each["LastModified"])
+
+    def _pages(self, recursive: bool) -> Iterator[dict[str, Any]]:
+        token: dict[str, str] = {} if recursive else {"Delimiter": "/"}
+        while True:
+            page = self._fs.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, MaxKeys=_PAGE, **token)
+            yield from page.get("Contents", ())
+            if not page.get("IsTruncated"):
+                return
+            token["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _get(self, uri: str, **conditions: str) -> bytes:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+
+        async def read() -> bytes:
+            answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **conditions)
+            async with answer["Body"] as body:
+                return cast(bytes, await body.read())
+
+        return cast(bytes, fsspec.asyn.sync(self._fs.loop, read))

@@ -1,0 +1,199 @@
+"""Fetches pictures from the web: many at once, few from a host, nothing that is not meant for us."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import weakref
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+import aiohttp
+import fsspec.asyn
+from aiohttp.abc import AbstractResolver
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from yarl import URL
+
+from caption_assets.config_datasets import Web
+from caption_assets.lake.tables import MediaFailureKind
+from caption_assets.sources.addresses import BlockedAddressError, GuardedResolver, check_host
+from caption_assets.sources.base import FetchError
+from caption_assets.sources.politeness import HostGate, Robots, opted_out, retry_after
+
+_CHUNK = 1 << 16
+_ROBOTS_BYTES = 500 * 1024
+_REDIRECTS = frozenset([301, 302, 303, 307, 308])
+_AGAIN = frozenset([408, 425, 429, 500, 502, 503, 504])
+_KINDS: dict[int, MediaFailureKind] = {401: "forbidden", 403: "forbidden", 404: "gone", 410: "gone", 451: "forbidden"}
+
+_T = TypeVar("_T")
+
+
+class _RetryError(FetchError):
+    """A failure that may pass by itself, soon; the server may have said when."""
+
+    def __init__(self, kind: MediaFailureKind, message: str, after: float = 0.0) -> None:
+        super().__init__(kind, message)
+        self.after = after
+
+
+class WebFetcher:
+    """A client for http and https, with its connections kept open; any thread may use it.
+
+    Args:
+        web: limits and manners.
+        max_bytes: a longer body is a failure `too_large`, of which no more is read.
+        resolver: what resolves names; default: the system's.
+    """
+
+    def __init__(self, web: Web, max_bytes: int, *, resolver: AbstractResolver | None = None) -> None:
+        self._web, self._max_bytes, self._resolver = web, max_bytes, resolver
+        self._loop: asyncio.AbstractEventLoop = fsspec.asyn.get_loop()
+        self._session: aiohttp.ClientSession | None = None
+        self._gates: dict[str, HostGate] = {}
+        self._robots = Robots(self._robots_text)
+
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+        return self._web.at_once
+
+    def start(self, url: str) -> Future[bytes]:
+        """Begin to fetch; the future's result is the body, or FetchError."""
+        return asyncio.run_coroutine_threadsafe(self._fetch(url), self._loop)
+
+    async def _fetch(self, url: str) -> bytes:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(self._worth_another),
+            stop=stop_after_attempt(self._web.attempts),
+            wait=self._pause,
+            reraise=True,
+        )
+        return await retrying(self._follow, url)
+
+    def _worth_another(self, error: BaseException) -> bool:
+        return isinstance(error, _RetryError) and error.after <= self._web.max_wait_seconds
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Back-off with jitter, and no less than the server asks for."""
+        error = state.outcome.exception() if state.outcome else None
+        after = error.after if isinstance(error, _RetryError) else 0.0
+        longest = min(self._web.backoff_seconds * 2.0 ** (state.attempt_number - 1), self._web.max_wait_seconds)
+        return after + random.uniform(longest / 2, longest)
+
+    async def _follow(self, text: str) -> bytes:
+        """The body at the end of a bounded number of redirects, each checked like the first URL."""
+        url = _parsed(text)
+        for _ in range(self._web.redirects + 1):
+            if self._web.robots and not await _translated(lambda url=url: self._robots.allows(url)):  # type: ignore[misc]
+                raise FetchError("opted_out", "robots.txt of its host asks not to fetch it")
+            answer = await _translated(lambda url=url: self._get(url, self._max_bytes, honour=True))  # type: ignore[misc]
+            if isinstance(answer, bytes):
+                return answer
+            url = answer
+        raise FetchError("unreadable", f"more than {self._web.redirects} redirects")
+
+    async def _get(self, url: URL, limit: int, *, honour: bool) -> bytes | URL:
+        """A body, or where it is instead."""
+        check_host(url, self._web.allow_hosts)
+        async with self._gate(url), self._open().get(url, allow_redirects=False) as response:
+            if response.status in _REDIRECTS and "Location" in response.headers:
+                return _parsed(response.headers["Location"], url)
+            if response.status in _AGAIN:
+                after = retry_after(response.headers.get("Retry-After"))
+                raise _RetryError("unreachable", f"the server answers {response.status}", after)
+            if response.status not in (200, 203):
+                kind = _KINDS.get(response.status, "unreadable")
+                raise FetchError(kind, f"the server answers {response.status}")
+            tag = opted_out(response.headers.getall("X-Robots-Tag", []), self._web.opt_out) if honour else None
+            if tag:
+                raise FetchError("opted_out", f"the server sends X-Robots-Tag: {tag}")
+            return await _body(response, limit)
+
+    async def _robots_text(self, url: URL) -> tuple[int, str]:
+        for _ in range(self._web.redirects + 1):
+            try:
+                answer = await self._get(url, _ROBOTS_BYTES, honour=False)
+            except _RetryError:
+                raise
+            except FetchError as error:
+                if error.kind in ("gone", "forbidden", "unreadable", "too_large"):
+                    return 404, ""  # a host without robots.txt allows everything
+                raise
+            if isinstance(answer, bytes):
+                return 200, answer.decode("utf-8", "replace")
+            url = answer
+        return 404, ""
+
+    def _gate(self, url: URL) -> HostGate:
+        host = url.host or ""
+        if host not in self._gates:
+            self._gates[host] = HostGate(self._web.per_host, self._web.per_second)
+        return self._gates[host]
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._web.at_once, resolver=GuardedResolver(self._web.allow_hosts, self._resolver)
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=self._web.timeout_seconds),
+                headers={"User-Agent": self._web.user_agent, "Accept": "image/*,*/*;q=0.5"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+            weakref.finalize(self, _close, self._loop, self._session)
+        return self._session
+
+
+def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
+    if loop.is_running():
+        asyncio.run_coroutine_threadsafe(session.close(), loop)
+
+
+def _parsed(text: str, base: URL | None = None) -> URL:
+    """A URL that may be fetched. Raises FetchError: bad_row, or blocked_address for other schemes after a redirect."""
+    try:
+        url = base.join(URL(text)) if base else URL(text)
+        url.port  # noqa: B018 (it is read late, and may be none)
+    except ValueError:
+        raise FetchError("unreadable" if base else "bad_row", "not a URL") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        if base:
+            raise FetchError("blocked_address", f"a redirect to {url.scheme or 'nowhere'}, not to http or https")
+        raise FetchError("bad_row", "only http and https are fetched")
+    return url.with_fragment(None)
+
+
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, unless it is too long. Raises FetchError."""
+    too_large = FetchError("too_large", f"the body is longer than {limit} bytes")
+    if (response.content_length or 0) > limit:
+        raise too_large
+    chunks = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        chunks += chunk
+        if len(chunks) > limit:
+            raise too_large
+    return bytes(chunks)
+
+
+async def _translated(call: Callable[[], Awaitable[_T]]) -> _T:
+    """What a call gives; what the client raises as FetchError."""
+    try:
+        return await call()
+    except FetchError:
+        raise
+    except BlockedAddressError as error:
+        raise FetchError("blocked_address", str(error)) from None
+    except TimeoutError:
+        raise _RetryError("timeout", "no answer in time") from None
+    except aiohttp.ClientConnectorCertificateError:
+        raise FetchError("unreachable", "the server's certificate is not valid") from None
+    except aiohttp.InvalidURL:
+        raise FetchError("bad_row", "not a URL that can be fetched") from None
+    except (aiohttp.ClientError, OSError, UnicodeError) as error:
+        if isinstance(error.__cause__, BlockedAddressError):
+            raise FetchError("blocked_address", str(error.__cause__)) from None
+        raise _RetryError("unreachable", f"{type(error).__name__}: no connection, or it broke") from None

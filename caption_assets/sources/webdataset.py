@@ -1,0 +1,233 @@
+"""Pictures in tar files, as the webdataset library lays them out: files of one key stand together.
+
+A scan reads each tar as a stream and notes where every picture's bytes are, so that fetching one is one range read.
+Nothing is ever unpacked to a disk, and links and devices are not followed. An item's etag is its tar's, and its place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import posixpath
+import re
+import tarfile
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import fsspec
+
+from caption_assets.sources.base import FetchError, Item
+from caption_assets.sources.bucket import CHANGED, GONE, Translated, open_store, version
+from caption_assets.sources.files import EXTENSIONS, SIDECAR_LIMIT, extension, sidecar_columns
+from caption_assets.sources.rows import opened, raise_if_bad
+
+_SIDECARS = frozenset(["json", "txt", "cls"])
+_PLACE = re.compile(r"(?P<tar>.*)@(?P<offset>\d+)\+(?P<length>\d+)", re.DOTALL)
+_PASSED = 32
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError)
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Sample:
+    """What has been seen of a key."""
+
+    key: str
+    pictures: list[Item] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    def items(self) -> Iterator[Item]:
+        for picture in self.pictures:
+            yield replace(picture, source=self.columns)
+
+
+class WebDatasetSource:
+    """The pictures of one tar or several, in the order of their names and places.
+
+    Args:
+        place: path or URL of the tar files, with globs for several.
+        options: passed to the filesystem of a URL.
+
+    Raises:
+        ImportError: the filesystem's package is not installed.
+        ValueError: there is no such filesystem, or it refuses the options.
+    """
+
+    def __init__(self, place: str, *, options: Mapping[str, Any] | None = None) -> None:
+        self._url = place if "://" in place else f"file://{place}"
+        self._options = options or {}
+        self._protocol = self._url.partition("://")[0]
+        self._fs, self._pattern = fsspec.core.url_to_fs(self._url, use_listings_cache=False, **self._options)
+        self._store = open_store(posixpath.dirname(self._url), self._options)
+        self._streams: dict[tuple[str, str], _Stream] = {}
+        self._lock = threading.Lock()
+
+    def scan(self) -> Iterator[Item]:
+        """An item a picture. Raises FileNotFoundError where there is no tar, OSError where one cannot be read."""
+        paths = self._paths()
+        if not paths:
+            raise FileNotFoundError(f"{self._url} matches no file")
+        for path in paths:
+            url = path if "://" in path else f"{self._protocol}://{path}"
+            yield from self._pictures(url, version(self._fs.info(path)))
+
+    def fetch(self, uri: str, etag: str) -> bytes:
+        """The picture's bytes. Raises FetchError: gone, also when its tar has changed since it was planned."""
+        raise_if_bad(etag)
+        match = _PLACE.fullmatch(etag)
+        if match is None:
+            raise FetchError("gone", CHANGED)
+        url, offset, length = uri.rpartition("#")[0], int(match["offset"]), int(match["length"])
+        if not length:
+            return b""
+        with Translated():
+            if _compression(url):
+                return self._from_stream(url, match["tar"], offset)
+            data = self._store.read(url, match["tar"], offset, offset + length)
+        if len(data) != length:
+            raise FetchError("truncated", f"the tar ends {length - len(data)} bytes too early")
+        return data
+
+    def _paths(self) -> list[str]:
+        if any(each in self._pattern for each in "*?["):
+            return sorted(self._fs.glob(self._pattern))
+        return [str(self._pattern)]
+
+    def _pictures(self, url: str, etag: str) -> Iterator[Item]:
+        """The pictures of a tar; where it is damaged, an item that can only fail follows those before."""
+        sample = _Sample("")
+        try:
+            with ExitStack() as stack:
+                for member, tar in _members(stack, url, self._options):
+                    name = member_name(member.name)
+                    key, _, kind = _split(name)
+                    if key != sample.key:
+                        yield from sample.items()
+                        sample = _Sample(key)
+                    if extension(name) in EXTENSIONS and not member.isdir():
+                        sample.pictures.append(_item(url, etag, name, member))
+                    elif kind in _SIDECARS and member.isreg():
+                        _add_sidecar(sample, name, kind, member, tar)
+        except _DAMAGE as error:
+            yield from sample.items()
+            _log.warning("%s is damaged: %s", url, error)
+            yield Item(
+                f"{url}#", f"{etag}!the tar is damaged: what follows {sample.key or 'its beginning'!r} is lost", 0
+            )
+            return
+        yield from sample.items()
+
+    def _from_stream(self, url: str, etag: str, offset: int) -> bytes:
+        """A member of a compressed tar: read on from the one before, for items are fetched in the plan's order."""
+        with self._lock:
+            self._check_version(url, etag)
+            stream = self._streams.get((url, etag))
+            if stream is None or not stream.has(offset):
+                for other in self._streams.values():
+                    other.close()
+                stream = _Stream(url, self._options)
+                self._streams = {(url, etag): stream}
+            try:
+                data = stream.read(offset)
+            except _DAMAGE as error:
+                raise FetchError("truncated", f"the compressed tar is damaged: {error}") from None
+            self._check_version(url, etag)  # it may have been replaced before the stream was opened
+            return data
+
+    def _check_version(self, url: str, etag: str) -> None:
+        if version(self._fs.info(self._fs._strip_protocol(url))) != etag:
+            raise FetchError("gone", CHANGED)
+
+
+class _Stream:
+    """A compressed tar, read forwards, with the pictures passed last."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._stack = ExitStack()
+        self._members = _members(self._stack, url, options)
+        self._passed: OrderedDict[int, bytes] = OrderedDict()
+        self._position = -1
+
+    def has(self, offset: int) -> bool:
+        """Whether the member is still ahead, or passed a little while ago."""
+        return offset > self._position or offset in self._passed
+
+    def read(self, offset: int) -> bytes:
+        """The bytes of the member at an offset. Raises FetchError, and what a damaged tar raises."""
+        while offset not in self._passed:
+            member, tar = next(self._members, (None, None))
+            if member is None or tar is None or member.offset_data > offset:
+                raise FetchError("gone", GONE)
+            self._position = member.offset_data
+            if member.isreg() and extension(member.name) in EXTENSIONS:
+                self._passed[member.offset_data] = _content(tar, member)
+                if len(self._passed) > _PASSED:
+                    self._passed.popitem(last=False)
+        return self._passed[offset]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+
+
+def member_name(name: str) -> str:
+    """A member's name as part of a URI: text, and never a way up or to the root."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("#", "%23")
+    return "/".join(part for part in text.split("/") if part not in ("", ".", "..")) or "_"
+
+
+def _members(
+    stack: ExitStack, url: str, options: Mapping[str, Any]
+) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    file = stack.enter_context(opened(url, options, unpack=False))
+    mode = cast(Any, f"r|{_compression(url)}")
+    tar = stack.enter_context(
+        tarfile.open(  # noqa: SIM115 (the stack closes it)
+            fileobj=file, mode=mode, errors="surrogateescape"
+        )
+    )
+    while member := tar.next():
+        tar.members = []  # type: ignore[attr-defined] # it would keep them all
+        yield member, tar
+    if tar.fileobj.tell() <= tar.offset:  # no block of zeros: cut off between two members
+        raise tarfile.ReadError("the end is missing")
+
+
+def _item(url: str, etag: str, name: str, member: tarfile.TarInfo) -> Item:
+    uri = f"{url}#{name}"
+    if not member.isreg() or member.issparse():
+        return Item(uri, f"{etag}@{member.offset}!the member is no plain file", 0)
+    return Item(uri, f"{etag}@{member.offset_data}+{member.size}", member.size)
+
+
+def _add_sidecar(sample: _Sample, name: str, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+    try:
+        if member.size > SIDECAR_LIMIT:
+            raise ValueError(f"longer than {SIDECAR_LIMIT} bytes")
+        sample.columns.update(sidecar_columns(kind, _content(tar, member)))
+    except ValueError as error:
+        sample.columns["sidecar_error"] = f"{posixpath.basename(name)}: {error}"
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    data = file.read() if file else b""
+    if len(data) != member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """Key and extension of a member: the name up to its first point, and what is behind it."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, kind = base.partition(".")
+    return f"{folder}{slash}{stem}", dot, kind.lower()
+
+
+def _compression(url: str) -> str:
+    return "gz" if url.endswith((".gz", ".tgz")) else ""

@@ -1,0 +1,57 @@
+"""Servers of the tests' own, on loopback: an S3 store in a process beside."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import s3fs
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """URL of an S3 store over HTTP, and an environment that leads there.
+
+    It is a process of its own: the store's package changes modules that other tests need as they are.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with mock.patch.dict(os.environ, environment):
+        s3fs.S3FileSystem.clear_instance_cache()
+        try:
+            wait_for(port)
+            yield url
+        finally:
+            server.kill()
+            server.wait()
+            s3fs.S3FileSystem.clear_instance_cache()
+
+
+def wait_for(port: int) -> None:
+    """Return once the port answers."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError("the server did not start")
