@@ -147,10 +147,15 @@ def show(config: PipelineConfig) -> None:
     assert counts is not None
     assert failed is not None
     _out.print(f"{counts[0]} pictures, {counts[1]} captions, {failed[0]} failures.")
-    _out.print('\nQuery them:   .venv/bin/caption-assets query "SELECT media_id, caption FROM captions_scene_caption"')
-    _out.print(f"With DuckDB:  duckdb {config.lake}/catalog.duckdb")
-    _out.print("In the UI:    make ui   (then http://localhost:3000)", markup=False)
-    _out.print(f"Add pictures: drop them into {config.dataset_path(DATASET)} while the UI runs", markup=False)
+    _out.print(
+        '\nQuery them:   .venv/bin/caption-assets query "SELECT media_id, caption FROM captions_scene_caption"',
+        soft_wrap=True,
+    )
+    _out.print(f"With DuckDB:  duckdb {config.lake}/catalog.duckdb", soft_wrap=True)
+    _out.print("In the UI:    make ui   (then http://localhost:3000)", markup=False, soft_wrap=True)
+    _out.print(
+        f"Add pictures: drop them into {config.dataset_path(DATASET)} while the UI runs", markup=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":
