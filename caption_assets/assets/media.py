@@ -46,13 +46,7 @@ def build_media_asset() -> dg.AssetsDefinition:
     @dg.multi_asset(
         name="media",
         specs=[spec],
-        check_specs=[
-            dg.AssetCheckSpec(
-                COMPLETE,
-                asset=MEDIA,
-                description="Every planned item has media or a recorded failure; WARN: some failed.",
-            )
-        ],
+        check_specs=[dg.AssetCheckSpec(COMPLETE, asset=MEDIA, description=_CHECK)],
         can_subset=True,  # the check is logged shard by shard, not yielded
         partitions_def=shards_partitions,
         backfill_policy=BACKFILL,

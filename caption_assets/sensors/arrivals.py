@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import dagster as dg
 
-from caption_assets.config import PipelineConfig, load_config
+from caption_assets.config import PipelineConfig
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
@@ -38,7 +38,7 @@ def _build(name: str) -> dg.SensorDefinition:
         description=f"Every {_INTERVAL_SECONDS} s: plans new pictures of {name} and runs {CAPTION_JOB} on them.",
     )
     def arrivals(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
-        settings = load_config(pipeline.config_file, check_paths=False)  # an absent folder is told below
+        settings = pipeline.config()
         lake = Lake(settings.lake)
         try:
             source = open_source(settings, name, settle=True)
