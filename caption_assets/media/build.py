@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.decode import DecodeError, decode, exif_json
+from caption_assets.media.memory import MemoryGate
 from caption_assets.media.normalise import normalisation_id, normalise
 from caption_assets.media.segment import SegmentWriter
 from caption_assets.sources.base import FetchError, Item, Source, StartsFetches
@@ -25,8 +27,8 @@ Row = dict[str, Any]
 """A row of the media table or of the failures table."""
 
 _log = logging.getLogger(__name__)
-_WORKERS = 2
-_READ_AHEAD = 16
+_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_READ_AHEAD = 8 * _WORKERS
 _MESSAGE_LENGTH = 1000
 _CHUNK = 1 << 20
 
@@ -77,6 +79,7 @@ class ShardBuild:
         self._made: dict[tuple[str, str], _Ready | Row] = {}
         self._created_at = tables.now()
         self._generation = 0
+        self._memory = MemoryGate()
 
     def any_succeeds(self, pending: Sequence[Item]) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""
@@ -220,7 +223,12 @@ class ShardBuild:
             if item.size > media.max_file_mb * 1e6:
                 raise DecodeError("too_large", f"{item.size} bytes are more than {media.max_file_mb:g} megabytes")
             original = fetched.result() if fetched else self._source.fetch(item.uri, item.etag)
-            picture = decode(original, max_megapixels=media.max_megapixels, target_pixels=media.max_pixels)
+            picture = decode(
+                original,
+                max_megapixels=media.max_megapixels,
+                target_pixels=media.max_pixels,
+                memory=self._memory,
+            )
             normalised = normalise(picture, media)
         except (FetchError, DecodeError) as error:
             return self._failure(item, error)

@@ -13,16 +13,26 @@ _SAME_COLOR = 3  # levels by which profiles that call themselves sRGB differ fro
 _WHITE = (255, 255, 255)
 
 
-def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB, transparent parts on white; the profile is applied where it can be."""
-    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
-        image = _to_eight_bits(image)
+def flatten(image: Image.Image, limits: tuple[float, float] | None = None) -> Image.Image:
+    """Eight bits and opaque: deep values scaled, palettes looked up, transparent parts on white.
+
+    Args:
+        image: any image, or a band of it.
+        limits: of the whole image, from `value_range`.
+    """
+    if limits is not None:
+        image = _to_eight_bits(image, *limits)
     if image.mode in {"P", "PA", "LA", "La", "RGBa"} or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode == "RGBA":
         canvas = Image.new("RGB", image.size, _WHITE)
         canvas.paste(image, mask=image.getchannel("A"))
-        image = canvas
+        return canvas
+    return image.convert("L") if image.mode == "1" else image
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """A flat image as RGB; the profile is applied where it can be."""
     if image.mode == "LAB":
         return _apply(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))) or image.convert("RGB")
     if profile and image.mode in {"RGB", "CMYK", "L"} and not is_srgb(profile):
@@ -62,28 +72,33 @@ def _apply(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Imag
         return None
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale deep grey values to 0-255, a band of rows at a time: the intermediate numbers are eight times as big."""
-    values = np.asarray(image)
-    low, high = _range(values, image.mode)
-    scaled = np.empty(values.shape, np.uint8)
+def value_range(image: Image.Image) -> tuple[float, float] | None:
+    """The values that become black and white, of an image deeper than eight bits; None for any other.
+
+    By the format where it says so, else by what is there, a band of rows at a time: NumPy copies what it sees.
+    """
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    if image.mode not in {"I", "F"}:
+        return None
+    lows, highs = [], []
     rows = max(1, _BAND_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):
-        band = np.nan_to_num(values[top : top + rows].astype(np.float64), posinf=high, neginf=low)
-        scaled[top : top + rows] = np.clip((band - low) / (high - low) * 255.0 + 0.5, 0, 255)
-    return Image.fromarray(scaled)
-
-
-def _range(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]], mode: str) -> tuple[float, float]:
-    """The values that become black and white: by the format where it says so, else by what is there."""
-    if mode.startswith("I;16"):
-        return 0.0, 65535.0
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+        values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            lows.append(float(finite.min()))
+            highs.append(float(finite.max()))
+    if not lows:
         return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
+    low, high = min(lows), max(highs)
     if low >= 0:
-        for full in (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0):
+        for full in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
             if high <= full:
                 return 0.0, full
     return low, high if high > low else low + 1.0
+
+
+def _to_eight_bits(image: Image.Image, low: float, high: float) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=high, neginf=low)
+    return Image.fromarray(np.clip((values - low) / (high - low) * 255.0 + 0.5, 0, 255).astype(np.uint8))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from caption_assets.lake.tables import MediaFailureKind
 from caption_assets.media import jpeg
 from caption_assets.media.color import is_srgb, to_srgb
+from caption_assets.media.memory import MemoryGate
+from caption_assets.media.pixels import Pixels, fit, jpeg_pixels, jpeg_scale, rgb_pixels, same_jpeg
 
+Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
 Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixels are allocated
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata is not worth a line each
 
@@ -25,15 +28,10 @@ header may promise less than the picture in it needs."""
 
 _JPEGS = frozenset({"JPEG", "MPO"})
 _LOSSLESS = frozenset({"PNG", "GIF", "BMP", "TIFF"})
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
+"""What a decoded image takes of memory, by mode; all other modes: four."""
+_TRANSCODED = {"WEBP": 8, "AVIF": 12}
+"""Formats whose decoders hold the picture besides: bytes a pixel, all in all."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _EXIF_COLUMNS = ("DateTime", "DateTimeOriginal", "Make", "Model", "LensModel", "Software", "ImageDescription", "Artist")
 _EXIF_LENGTH = 500
@@ -58,9 +56,10 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture: RGB pixels, and what is known about the original."""
+    """A decoded picture: its pixels, and what is known about the original."""
 
-    image: Image.Image
+    pixels: Pixels
+    """Upright and within the budget."""
     format: str
     width: int
     height: int
@@ -70,14 +69,20 @@ class Picture:
     jpeg: bytes | None = None
     """The original without metadata, where that is a JPEG of exactly these pixels."""
 
+    @property
+    def image(self) -> Image.Image:
+        """The pixels as an image."""
+        return Image.fromarray(self.pixels)
 
-def decode(data: bytes, *, max_megapixels: float, target_pixels: int) -> Picture:
-    """Decode the bytes of a picture.
+
+def decode(data: bytes, *, max_megapixels: float, target_pixels: int, memory: MemoryGate | None = None) -> Picture:
+    """Decode the bytes of a picture, and shrink it (never enlarge) to a pixel budget.
 
     Args:
         data: the original file.
         max_megapixels: more than this in the header is refused before decoding.
-        target_pixels: what the caller will shrink to; a JPEG is decoded at a reduced scale that is no smaller.
+        target_pixels: the budget.
+        memory: where to wait for the memory that decoding takes.
 
     Raises:
         DecodeError: with kind not_an_image, unsupported, truncated, unreadable or too_large.
@@ -86,7 +91,7 @@ def decode(data: bytes, *, max_megapixels: float, target_pixels: int) -> Picture
         raise DecodeError("not_an_image", "the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            return _decode_opened(opened, data, max_megapixels, target_pixels)
+            return _decode_opened(opened, data, max_megapixels, target_pixels, memory or MemoryGate())
     except DecodeError:
         raise
     except UnidentifiedImageError:
@@ -100,37 +105,67 @@ def exif_json(exif: dict[str, Any]) -> str:
     return json.dumps(exif, ensure_ascii=False, sort_keys=True)
 
 
-def _decode_opened(opened: Image.Image, data: bytes, max_megapixels: float, target_pixels: int) -> Picture:
+def _decode_opened(
+    opened: Image.Image, data: bytes, max_megapixels: float, target_pixels: int, memory: MemoryGate
+) -> Picture:
     header = opened.size
     for width, height in (header, _tile_size(opened)):
         if width * height > max_megapixels * 1e6:
             raise DecodeError("too_large", f"{width} x {height} is more than {max_megapixels:g} megapixels")
     format_name = opened.format or "unknown"
-    exif = _exif(opened)
-    reduced = format_name in _JPEGS and opened.width * opened.height > target_pixels
-    if reduced:
-        scale = math.sqrt(target_pixels / (opened.width * opened.height))
-        opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
-    opened.load()
-    orientation = _orientation(opened)  # after load: the TIFF reader turns its pictures itself
     profile = opened.info.get("icc_profile")
-    image = to_srgb(opened, profile)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    width, height = image.size
-    if reduced:
-        width, height = header if orientation < 5 else header[::-1]
-    image.info = {}  # or encoders would store the original's comments and profile again
-    keep = format_name in _JPEGS and not reduced and orientation == 1 and (not profile or is_srgb(profile))
+    with memory.hold(_working_bytes(opened, format_name, target_pixels)):
+        pixels = _pixels(opened, data, format_name, target_pixels, profile)
+        # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
+        orientation, exif = _orientation(opened), _exif(opened)
+        opened.close()  # its memory, which the next one is waiting for
+    keep = format_name in _JPEGS and pixels.shape[1::-1] == header and orientation == 1
+    width, height = header if format_name in _JPEGS else opened.size
     return Picture(
-        image=image,
+        pixels=_upright(pixels, orientation),
         format=format_name,
-        width=width,
-        height=height,
+        width=height if orientation >= 5 else width,
+        height=width if orientation >= 5 else height,
         lossless=format_name in _LOSSLESS,
         exif=exif,
-        jpeg=_kept_jpeg(data, image) if keep else None,
+        jpeg=_kept_jpeg(data) if keep and (not profile or is_srgb(profile)) else None,
     )
+
+
+def _pixels(opened: Image.Image, data: bytes, format_name: str, target_pixels: int, profile: bytes | None) -> Pixels:
+    """The pixels within the budget, as they are stored: not turned yet."""
+    size = fit(*opened.size, target_pixels)
+    if format_name in _JPEGS and opened.mode in {"L", "RGB"}:
+        pixels = jpeg_pixels(data, opened.size, size)
+        if pixels is not None:
+            return pixels if not profile or is_srgb(profile) else np.asarray(to_srgb(Image.fromarray(pixels), profile))
+    if format_name in _JPEGS:
+        opened.draft(None, size)
+    opened.load()
+    return rgb_pixels(opened, profile, fit(*opened.size, target_pixels))
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """The pixels turned as EXIF's orientation says (TIFF 6.0, tag 274)."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _working_bytes(opened: Image.Image, format_name: str, target_pixels: int) -> int:
+    """About what decoding takes of memory at its worst moment."""
+    width, height = opened.size
+    if format_name not in _JPEGS:
+        return width * height * _TRANSCODED.get(format_name, _BYTES_PER_PIXEL.get(opened.mode, 4))
+    scale = jpeg_scale(opened.size, fit(width, height, target_pixels)) / 8
+    pixels = int(width * height * scale * scale) * 4
+    if opened.info.get("progressive") or opened.info.get("progression"):
+        pixels += width * height * 2 * len(opened.getbands())  # every coefficient, in two bytes
+    return pixels
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:
@@ -139,17 +174,10 @@ def _tile_size(image: Image.Image) -> tuple[int, int]:
     return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
 
 
-def _kept_jpeg(data: bytes, image: Image.Image) -> bytes | None:
-    """The JPEG without its metadata, if it still decodes to these pixels."""
+def _kept_jpeg(data: bytes) -> bytes | None:
+    """The JPEG without its metadata, if it still decodes to the same pixels."""
     stripped = jpeg.strip(data)
-    if stripped is None:
-        return None
-    try:
-        with Image.open(io.BytesIO(stripped), formats=("JPEG",)) as again:
-            same = again.mode in {"RGB", "L"} and again.convert("RGB").tobytes() == image.tobytes()
-    except Exception:  # it is of no use, for whatever reason
-        return None
-    return stripped if same else None
+    return stripped if stripped is not None and same_jpeg(stripped, data) else None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,20 +6,21 @@ A JPEG within the budget that needs neither turning nor another colour space kee
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import dataclass
 
+import cv2
 import imagehash
 from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets.media.decode import Picture
+from caption_assets.media.pixels import Pixels, encode_jpeg
 
 _LOSSLESS_PIXELS = 262_144
 """Drawings and screenshots up to this size stay lossless; they are small, and JPEG hurts their edges."""
 
-_MAX_SIDE = 65_500
-"""The longest side that a JPEG encoder takes."""
+_HASHED_SIDE = 32
+"""Side of the grey square that a perceptual hash is made from."""
 
 
 @dataclass(frozen=True)
@@ -35,38 +36,26 @@ class Normalised:
 
 def normalisation_id(media: Media) -> str:
     """Names how pictures are normalised; media rows with another id are stale."""
-    return f"n2-keepjpeg-{media.max_pixels}-q{media.quality}"
+    return f"n3-keepjpeg-{media.max_pixels}-q{media.quality}"
 
 
 def normalise(picture: Picture, media: Media) -> Normalised:
-    """Shrink (never enlarge) to `max_pixels` and encode: a kept JPEG, PNG for small lossless originals, else JPEG."""
-    width, height = fit(picture.image.width, picture.image.height, media.max_pixels)
-    image = picture.image
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        image.info = {}  # nothing that an encoder would copy into the file
-    elif picture.jpeg is not None:
-        return _normalised(picture.jpeg, "jpg", image)
-    buffer = io.BytesIO()
-    if picture.lossless and width * height <= _LOSSLESS_PIXELS:
-        image.save(buffer, "PNG", compress_level=4)
-        return _normalised(buffer.getvalue(), "png", image)
-    image.save(buffer, "JPEG", quality=media.quality, subsampling="4:2:0")
-    return _normalised(buffer.getvalue(), "jpg", image)
+    """Encode what is within the budget: a kept JPEG, PNG for small lossless originals, else JPEG."""
+    height, width = picture.pixels.shape[:2]
+    if picture.jpeg is not None:
+        data, extension = picture.jpeg, "jpg"
+    elif picture.lossless and width * height <= _LOSSLESS_PIXELS:
+        buffer = io.BytesIO()
+        picture.image.save(buffer, "PNG", compress_level=4)
+        data, extension = buffer.getvalue(), "png"
+    else:
+        data, extension = encode_jpeg(picture.pixels, media.quality), "jpg"
+    return Normalised(data, extension, width, height, perceptual_hash(picture.pixels))
 
 
-def fit(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """The largest size of about these proportions within the budget: no side enlarged, none zero."""
-    if width * height > max_pixels:
-        scale = math.sqrt(max_pixels / (width * height))
-        width, height = max(1, int(width * scale)), max(1, int(height * scale))
-        if width * height > max_pixels:  # a side was less than one pixel
-            width, height = min(width, max_pixels), min(height, max_pixels)
-    longest = max(width, height)
-    if longest > _MAX_SIDE:
-        width, height = max(1, width * _MAX_SIDE // longest), max(1, height * _MAX_SIDE // longest)
-    return width, height
-
-
-def _normalised(data: bytes, extension: str, image: Image.Image) -> Normalised:
-    return Normalised(data, extension, image.width, image.height, str(imagehash.phash(image)))
+def perceptual_hash(pixels: Pixels) -> str:
+    """64 bits, in hex, that are alike for pictures that look alike (pHash: the lowest frequencies of the luma)."""
+    grey = cv2.resize(
+        cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (_HASHED_SIDE, _HASHED_SIDE), interpolation=cv2.INTER_AREA
+    )
+    return str(imagehash.phash(Image.fromarray(grey)))

@@ -11,7 +11,8 @@ from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets.media.decode import decode
-from caption_assets.media.normalise import Normalised, fit, normalisation_id, normalise
+from caption_assets.media.normalise import Normalised, normalisation_id, normalise
+from caption_assets.media.pixels import fit
 from caption_assets_tests.media import pictures
 from caption_assets_tests.media.pictures import encode, noise, quarters
 

@@ -1,0 +1,127 @@
+"""Pixels within a budget, the fast way: a JPEG is decoded at a reduced scale, anything else is averaged band by band.
+
+What is left, less than a factor of two, is resampled with a bicubic kernel, aligned to a fraction of a pixel: the last
+column of a reduced picture stands for less of the original than the others do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from caption_assets.media.color import flatten, to_srgb, value_range
+
+Pixels = NDArray[np.uint8]
+"""RGB values, (height, width, 3)."""
+
+_BAND_PIXELS = 1 << 20
+_JPEG_SCALES = 8
+"""A JPEG can be decoded at n/8 of its size: a block of 8 x 8 becomes one of n x n."""
+
+_MAX_SIDE = 65_500
+"""The longest side that a JPEG encoder takes."""
+
+cv2.setNumThreads(1)  # pictures are worked on side by side already
+
+
+def fit(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """The largest size of about these proportions within the budget: no side enlarged, none zero."""
+    if width * height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+        if width * height > max_pixels:  # a side was less than one pixel
+            width, height = min(width, max_pixels), min(height, max_pixels)
+    longest = max(width, height)
+    if longest > _MAX_SIDE:
+        width, height = max(1, width * _MAX_SIDE // longest), max(1, height * _MAX_SIDE // longest)
+    return width, height
+
+
+def jpeg_scale(header: tuple[int, int], size: tuple[int, int]) -> int:
+    """The n of the smallest decoding at n/8 that is not below `size`, both as (width, height)."""
+    return next(
+        (
+            n
+            for n in range(1, _JPEG_SCALES)
+            if all(-(-full * n // _JPEG_SCALES) >= side for full, side in zip(header, size))
+        ),
+        _JPEG_SCALES,
+    )
+
+
+def jpeg_pixels(data: bytes, header: tuple[int, int], size: tuple[int, int]) -> Pixels | None:
+    """A grey or colour JPEG at `size` (width, height), no bigger than its header's.
+
+    None where the decoder has any doubt: another one may still be able to tell what is wrong.
+    """
+    n = jpeg_scale(header, size)
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, "RGB", fastdct=True, fastupsample=False, min_width=size[0], min_height=size[1], strict=True
+        )
+    except (ValueError, MemoryError):
+        return None
+    if pixels.shape != (-(-header[1] * n // _JPEG_SCALES), -(-header[0] * n // _JPEG_SCALES), 3):
+        return None  # not the picture that the header spoke of
+    extent = header[0] * n / _JPEG_SCALES, header[1] * n / _JPEG_SCALES
+    return resample(pixels, extent, size)
+
+
+def same_jpeg(first: bytes, second: bytes) -> bool:
+    """Whether two JPEGs decode to the same values; False where either does not decode."""
+    try:
+        one, other = (simplejpeg.decode_jpeg(data, "RGB", strict=True) for data in (first, second))
+    except (ValueError, MemoryError):
+        return False
+    return bool(np.array_equal(one, other))
+
+
+def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int]) -> Pixels:
+    """A decoded image of any mode at `size` (width, height), in sRGB, transparent parts on white.
+
+    Only a band of it is converted at a time: as RGB a picture takes up to four times the memory of its palette.
+    """
+    factor = max(1, min(image.width // size[0], image.height // size[1]))
+    limits = value_range(image)
+    rows = max(1, _BAND_PIXELS // (image.width * factor)) * factor
+    bands = []
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height))) if rows < image.height else image
+        flat = flatten(band, limits)
+        reduced = flat.reduce(factor) if factor > 1 else flat
+        bands.append(np.asarray(to_srgb(reduced, profile)))
+    pixels = np.concatenate(bands) if len(bands) > 1 else bands[0]
+    return resample(pixels, (image.width / factor, image.height / factor), size)
+
+
+def resample(pixels: Pixels, extent: tuple[float, float], size: tuple[int, int]) -> Pixels:
+    """Shrink by less than a factor of two, or not at all.
+
+    Args:
+        pixels: a picture whose last row and column may lie partly outside of it.
+        extent: its true width and height, in these pixels.
+        size: the width and height wanted.
+    """
+    width, height = size
+    if pixels.shape[:2] != (height, width):
+        # fx and fy are exact, where a size alone would stretch the whole array over it
+        fx, fy = width / extent[0], height / extent[1]
+        pixels = np.asarray(cv2.resize(pixels, None, fx=fx, fy=fy, interpolation=cv2.INTER_CUBIC), np.uint8)
+        missing = max(0, height - pixels.shape[0]), max(0, width - pixels.shape[1])
+        if any(missing):  # the product was rounded down
+            pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+        pixels = pixels[:height, :width]
+    return np.ascontiguousarray(pixels)
+
+
+def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
+    """A baseline JPEG with chroma at half the resolution (4:2:0) and no metadata."""
+    data: bytes = simplejpeg.encode_jpeg(
+        pixels, quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=True
+    )
+    return data
