@@ -5,8 +5,10 @@ Prints ratios of one process's runs, medians over repetitions in turn:
 - op / bare: the caption op (media there already; from its first request submitted to its last file durable) against
   the same engine driven bare: the same prompts and sampling, all requests submitted at once, pictures already decoded,
   nothing validated or stored.
+- op / LLM.chat, op / blocks of eight: against vLLM's offline interface in a process of its own, given the same requests
+  at once, or for every eight pictures after a serial decode, as simpler captioners do.
 - idle: the share of the op's time, after the first answer, in which the engine had no request.
-- resume: seconds to recognise a finished shard.
+- resume: seconds to recognise a finished shard of ten thousand rows, which a script answered.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -30,12 +35,16 @@ from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.captioning.work import find_work
 from caption_assets.config import PipelineConfig, load_config
 from caption_assets.demo.scenes import write_scenes
+from caption_assets.engine.device import has_gpu
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
+from caption_assets.media.build import segment_path
 from caption_assets.media.shard import read_index, read_picture
-from caption_assets_tests.support import caption, ingest, lent
+from caption_assets_tests.support import ScriptedEngine, caption, ingest, lent, reply
+
+_RESUME_ROWS = 10_000
 
 
 @dataclass
@@ -93,13 +102,15 @@ def main() -> None:
 def prepare(folder: Path, count: int, model: str) -> PipelineConfig:
     """Draw pictures and write a pipeline file for them: one shard."""
     write_scenes(folder / "pictures", count, 31)
+    enabled = ["scene_caption", "scene_objects", "scene_count", "synthesized_caption"]
+    return _write_pipeline(folder, count, model, enabled)
+
+
+def _write_pipeline(folder: Path, count: int, model: str, enabled: list[str]) -> PipelineConfig:
     document = {
         "lake": "./lake",
         "datasets": {"bench": {"kind": "folder", "path": "./pictures", "shard_size": count}},
-        "perspectives": {
-            "library": ["demo"],
-            "enabled": ["scene_caption", "scene_objects", "scene_count", "synthesized_caption"],
-        },
+        "perspectives": {"library": ["demo"], "enabled": enabled},
         "engines": {"default": {"kind": "vllm", "model": model}},
     }
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(document))
@@ -107,34 +118,80 @@ def prepare(folder: Path, count: int, model: str) -> PipelineConfig:
 
 
 def measure(config: PipelineConfig, count: int, repeat: int) -> None:
-    """Run op and bare engine in turn, and print the ratios."""
+    """Run op and bare engine in turn, then the offline interface, and print the ratios."""
     lake = Lake(config.lake)
     (shard,) = ingest(config, lake, "bench")
     ops: list[float] = []
     bares: list[float] = []
     idles: list[float] = []
     with open_engine(config, "default") as engine:
-        for turn in range(repeat):
+        for turn in range(repeat + 1):
             lake.remove_folder("captions")
             metered = MeteredEngine(engine, f"op{turn}")
             caption(config, lake, [shard], lent(metered), run_id=f"op{turn}")
             ended = time.perf_counter()
-            ops.append(count / (ended - metered.first))
-            idles.append(metered.idle / (ended - metered.answered))
-            bares.append(count / asyncio.run(_bare(engine, config, lake, shard, metered.requests, f"bare{turn}")))
+            bare = asyncio.run(_bare(engine, config, lake, shard, metered.requests, f"bare{turn}"))
+            if turn:  # the first of each warms up
+                ops.append(count / (ended - metered.first))
+                idles.append(metered.idle / (ended - metered.answered))
+                bares.append(count / bare)
+    offline = [_offline(config, lake, shard, metered.requests) for _ in range(repeat)]
+    resumed = _resume(config.base_dir / "resume", _RESUME_ROWS)
+    table = Table("figure", "value", "wanted", title=f"{count} pictures, {repeat} turns, medians")
+    table.add_row("op, pictures/s", f"{statistics.median(ops):.1f}", "")
+    table.add_row("bare engine, pictures/s", f"{statistics.median(bares):.1f}", "")
+    ratios = [op / bare for op, bare in zip(ops, bares, strict=True)]
+    spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    table.add_row("op / bare", spread, "0.90; GPU 0.97")
+    for name, wanted in (("chat", ""), ("blocks", "GPU 1.5")):
+        ratio = statistics.median(ops) / statistics.median(each[name] for each in offline)
+        table.add_row(f"op / {'LLM.chat' if name == 'chat' else 'blocks of eight'}", f"{ratio:.3f}", wanted)
+    table.add_row("engine idle share", f"{statistics.median(idles):.4f}", "0.02")
+    table.add_row(f"finished shard of {_RESUME_ROWS} rows recognised, s", f"{resumed:.2f}", "1")
+    Console().print(table)
+
+
+def _resume(folder: Path, count: int) -> float:
+    """Seconds to see that a finished shard of so many pictures, with a caption each, needs nothing."""
+    (folder / "pictures").mkdir(parents=True)
+    for number in range(count):
+        color = (number % 256, number // 256, 128)
+        Image.new("RGB", (8, 8), color).save(folder / "pictures" / f"{number:06d}.png")
+    config = _write_pipeline(folder, count, "tiny", ["scene_caption"])
+    lake = Lake(config.lake)
+    (shard,) = ingest(config, lake, "bench")
+    script = ScriptedEngine(lambda request: reply('{"caption":"a red circle","tags":["circle"]}'))
+    caption(config, lake, [shard], lent(script))
     started = time.perf_counter()
     bound = bind_perspectives(config)
     work = find_work(lake, shard, list(bound.values()), bound, force=False)
     resumed = time.perf_counter() - started
     assert not work.pictures
-    ratio = statistics.median(op / bare for op, bare in zip(ops, bares, strict=True))
-    table = Table("figure", "value", title=f"{count} pictures, {len(bound)} perspectives, {repeat} turns, medians")
-    table.add_row("op, pictures/s", f"{statistics.median(ops):.1f}")
-    table.add_row("bare engine, pictures/s", f"{statistics.median(bares):.1f}")
-    table.add_row("op / bare", f"{ratio:.3f}")
-    table.add_row("engine idle share", f"{statistics.median(idles):.4f}")
-    table.add_row("finished shard recognised, s", f"{resumed:.2f}")
-    Console().print(table)
+    assert work.total == count
+    return resumed
+
+
+def _offline(config: PipelineConfig, lake: Lake, shard: Shard, asked: list[EngineRequest]) -> dict[str, float]:
+    """Pictures a second of the offline interface, for the op's own first requests."""
+    rows = {row["media_id"]: row for row in read_index(lake, shard)}
+    prefixes = {media_id[:16]: media_id for media_id in rows}
+    entries = []
+    for request in asked:
+        if request.request_id.endswith("#1"):
+            _, prefix, name = request.request_id.removesuffix("#1").split("/")
+            row = rows[prefixes[prefix]]
+            place = {"media_id": row["media_id"], "path": segment_path(row)}
+            place |= {"offset": row["offset"], "length": row["length"]}
+            entries.append({"media_id": request.image_id, "picture": place, "perspective": name, "text": request.text})
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(entries, file)
+        file.flush()
+        command = [sys.executable, "-m", "caption_assets_tests.benchmarks.offline", str(config.file), file.name]
+        told = subprocess.run([*command, *(["gpu"] if has_gpu() else [])], capture_output=True, text=True)
+    if told.returncode:
+        raise RuntimeError(told.stderr[-2000:])
+    rates: dict[str, float] = json.loads(told.stdout.splitlines()[-1])
+    return rates
 
 
 async def _bare(
