@@ -37,7 +37,7 @@ def caption_preview(lake: Lake, shard: Shard, bound: BoundPerspective) -> str:
     pictures = _first(read_index(lake, shard))
     stored = rows.read_rows(lake, bound, shard, ["output"])
     outputs = {
-        row["media_id"]: from_arrow_value(bound.perspective, stored[row["media_id"]]["output"])
+        row["media_id"]: from_arrow_value(bound.output, stored[row["media_id"]]["output"])
         for row in pictures
         if row["media_id"] in stored
     }

@@ -50,6 +50,8 @@ class AskFailure(Exception):
         self.attempts = attempts
         self.retryable = retryable
         self.spent = Spent()
+        self.partial: str | None = None
+        """JSON: what is done of a picture whose regions are looked at one by one."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class BoundPerspective:
     """A perspective with all that decides its outputs."""
 
     perspective: Perspective
+    output: Perspective
+    """The perspective as its stored outputs look: another than `perspective` where that is on regions."""
     inputs: tuple[str, ...]
     engine: str
     model: str
@@ -73,6 +75,7 @@ def bind_perspectives(config: PipelineConfig) -> dict[str, BoundPerspective]:
         upstream = {name: bound[name].fingerprint for name in each.inputs}
         bound[perspective.name] = BoundPerspective(
             perspective=perspective,
+            output=each.output,
             inputs=each.inputs,
             engine=engine_name,
             model=model_label(engine),

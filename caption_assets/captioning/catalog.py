@@ -24,4 +24,4 @@ def open_views(config: PipelineConfig) -> duckdb.DuckDBPyConnection:
 
 
 def _wanted(bound: Mapping[str, BoundPerspective]) -> dict[str, Wanted]:
-    return {name: Wanted(each.fingerprint, each.inputs, arrow_type(each.perspective)) for name, each in bound.items()}
+    return {name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output)) for name, each in bound.items()}

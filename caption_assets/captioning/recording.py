@@ -57,27 +57,27 @@ class ShardRecorder:
         report = ShardReport(work.shard, looks)
         return cls(work, provenance, report, reusable, failures, len(work.pictures), selected)
 
-    def already(self, picture: PictureWork, bound: BoundPerspective, digest: str | None) -> Answer | None:
+    def already(self, picture: PictureWork, bound: BoundPerspective, read: rows.Digests) -> Answer | None:
         """The answer of a row that is there and still holds; nothing is written."""
         row = picture.existing.get(bound.name)
-        if row is None or row["input_digest"] != digest:
+        if row is None or row["input_digest"] != read.inputs:
             return None
         self.report.looks[bound.name].there += 1
         if "output" in row:
             return stored_answer(bound, row)
         return Answer({}, row["output_digest"])  # nobody reads it
 
-    def elsewhere(self, picture: PictureWork, bound: BoundPerspective, digest: str | None) -> tuple[Answer, Row] | None:
+    def elsewhere(self, picture: PictureWork, bound: BoundPerspective, read: rows.Digests) -> tuple[Answer, Row] | None:
         """The answer that another shard already has, and the copy of its row for this shard."""
         row = self.reusable[bound.name].get(picture.media_id)
-        if row is None or row["input_digest"] != digest:
+        if row is None or (row["input_digest"], row["source_digest"]) != read:
             return None
         self.report.looks[bound.name].reused += 1
         copy = {**row, "reused_from": row["reused_from"] or row["shard"]}
         return stored_answer(bound, row), self._complete(bound, copy, contributor=row["contributor"])
 
     def caption(
-        self, picture: PictureWork, bound: BoundPerspective, answered: Answered, digest: str | None, seconds: float
+        self, picture: PictureWork, bound: BoundPerspective, answered: Answered, read: rows.Digests, seconds: float
     ) -> tuple[Answer, Row]:
         """The answer of the engine, and its row."""
         reply = answered.reply
@@ -90,9 +90,10 @@ class ShardRecorder:
         look.spent.add(answered.spent)
         row = {
             "media_id": picture.media_id,
-            "input_digest": digest,
+            "input_digest": read.inputs,
+            "source_digest": read.source,
             "output_digest": answer.digest,
-            "output": to_arrow_value(bound.perspective, answered.output),
+            "output": to_arrow_value(bound.output, answered.output),
             "finish_reason": reply.finish_reason,
             "prompt_tokens": reply.prompt_tokens,
             "cached_tokens": reply.cached_tokens,
@@ -119,6 +120,7 @@ class ShardRecorder:
                 "message": str(failure)[:1000],
                 "attempts": self._attempts(picture, bound, failure.attempts),
                 "retryable": failure.retryable,
+                "partial": failure.partial or self.work.partial.get((bound.name, picture.media_id)),
                 "run_id": self.provenance.run_id,
                 "created_at": tables.now(),
             }

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +27,7 @@ _READ_TRIES = 5
 
 def schema_of(bound: BoundPerspective) -> pa.Schema:
     """Columns of a perspective's caption table."""
-    return tables.captions_schema(arrow_type(bound.perspective))
+    return tables.captions_schema(arrow_type(bound.output))
 
 
 def output_digest(output: Mapping[str, Any]) -> str:
@@ -41,6 +41,19 @@ def input_digest(digests: Mapping[str, str]) -> str | None:
     if not digests:
         return None
     return hashlib.sha256(",".join(f"{name}={digests[name]}" for name in sorted(digests)).encode()).hexdigest()
+
+
+class Digests(NamedTuple):
+    """Of what a row was made from: a row of the same form with the same ones says the same."""
+
+    inputs: str | None
+    source: str | None
+    """Over the source columns that the prompt depends on; None where there are none."""
+
+
+def source_digest(values: Mapping[str, Any]) -> str | None:
+    """SHA-256 (hex) of the canonical JSON of the source columns that a prompt depends on."""
+    return output_digest(values) if values else None
 
 
 def read_rows(

@@ -156,7 +156,7 @@ class CaptionRun:
             self._lake,
             engine,
             self._selected,
-            {name: each.perspective for name, each in self._bound.items()},
+            {name: each.output for name, each in self._bound.items()},
             self._config.captions,
             self._run_id,
             find=self._find,

@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from PIL import Image
 
@@ -21,6 +22,7 @@ from caption_assets.captioning import rows
 from caption_assets.captioning.asking import AskFailure, ask, first_request
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.recording import Provenance, ShardRecorder
+from caption_assets.captioning.regions import RegionAsker, RegionLook
 from caption_assets.captioning.report import Progress, ShardReport
 from caption_assets.captioning.rows import Part, PartBuffer, PartWriter
 from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork
@@ -29,7 +31,7 @@ from caption_assets.engine.protocol import Engine
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_picture
-from caption_assets.perspectives import Perspective, PromptError, render_prompt
+from caption_assets.perspectives import Perspective, PromptError, render_prompt, source_values
 
 _DECODERS = 2
 _READ_AHEAD = 32
@@ -78,6 +80,7 @@ class Scheduler:
         self._buffer, self._writer = PartBuffer(), PartWriter(lake, run_id)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lake")
+        self._regions = RegionAsker(engine, settings.max_attempts, self._decoders)
         self._outstanding = 0
         self._room = asyncio.Event()
         self._done = self._pictures = self._tokens = 0
@@ -195,25 +198,37 @@ class Scheduler:
         read = {name: answer for name, answer in inputs.items() if answer is not None}
         if missing := sorted(inputs.keys() - read.keys()):
             raise AskFailure("input_missing", f"no output of {', '.join(missing)} yet", attempts=0, retryable=True)
-        digest = rows.input_digest({name: answer.digest for name, answer in read.items()})
-        if there := recorder.already(picture, bound, digest):
-            return there, None
-        if copied := recorder.elsewhere(picture, bound, digest):
-            return copied
-        image = await _image(pixels) if bound.perspective.image else None
         source = json.loads(picture.media["source"] or "{}")
-        try:
-            outputs = {name: answer.output for name, answer in read.items()}
-            text = render_prompt(bound.perspective, outputs, source, self._readable)
-        except PromptError as error:
-            raise AskFailure("prompt", str(error), attempts=0, retryable=False) from None
+        digests = rows.Digests(
+            rows.input_digest({name: answer.digest for name, answer in read.items()}),
+            rows.source_digest(source_values(bound.perspective, source)),
+        )
+        if there := recorder.already(picture, bound, digests):
+            return there, None
+        if copied := recorder.elsewhere(picture, bound, digests):
+            return copied
+        outputs = {name: answer.output for name, answer in read.items()}
+
+        def text(region: Mapping[str, Any] | None = None) -> str:
+            try:
+                return render_prompt(bound.perspective, outputs, source, self._readable, region)
+            except PromptError as error:
+                raise AskFailure("prompt", str(error), attempts=0, retryable=False) from None
+
         request_id = f"{recorder.work.shard.key}/{picture.media_id[:16]}/{bound.name}"
-        request = first_request(bound, request_id, text, image, picture.media_id if image else None)
         started = time.monotonic()
-        answered = await ask(self._engine, bound, request, self._settings.max_attempts)
+        if bound.perspective.regions:
+            partial = recorder.work.partial.get((bound.name, picture.media_id))
+            look = RegionLook(bound, request_id, picture.media, outputs, digests, partial, text, lambda: _image(pixels))
+            answered = await self._regions.ask(look)
+        else:
+            image = await _image(pixels) if bound.perspective.image else None
+            request = first_request(bound, request_id, text(), image, picture.media_id if image else None)
+            started = time.monotonic()
+            answered = await ask(self._engine, bound, request, self._settings.max_attempts)
         self._done += 1
         self._tokens += answered.reply.completion_tokens
-        return recorder.caption(picture, bound, answered, digest, time.monotonic() - started)
+        return recorder.caption(picture, bound, answered, digests, time.monotonic() - started)
 
     def _count_failure(self, failure: AskFailure) -> None:
         """Trip the breaker when too large a share of the outcomes are failures."""

@@ -59,6 +59,8 @@ class ShardWork:
     """Failures that are not tried again, by perspective."""
     attempts: dict[tuple[str, str], int]
     """Attempts of earlier runs by (perspective, media_id)."""
+    partial: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What earlier runs did of pictures that they could not finish, by (perspective, media_id)."""
 
 
 def find_work(
@@ -79,12 +81,14 @@ def find_work(
     Raises:
         MediaMissing: the shard has no media index.
     """
-    media = {row["media_id"]: row for row in read_index(lake, shard)}
+    media: dict[str, Row] = {}
+    for row in read_index(lake, shard):
+        media.setdefault(row["media_id"], row)  # of items with the same bytes, the first one's source columns count
     if not media and not read_failures(lake, "media", shard):
         raise MediaMissing(f"shard {shard.key} has no media yet; materialize its media first")
     names = dict.fromkeys([each.name for each in selected] + [name for each in selected for name in each.inputs])
     found = {name: rows.read_rows(lake, bound[name], shard, ["input_digest", "output_digest"]) for name in names}
-    settled, attempts = _earlier_failures(lake, shard, selected, force)
+    settled, attempts, partial = _earlier_failures(lake, shard, selected, force)
     finder = _Finder(selected, found, settled, force)
     pictures = [work for row in media.values() if (work := finder.work(row)).pending]
     _load_answers(lake, shard, bound, pictures)
@@ -93,7 +97,7 @@ def find_work(
         name: [row for media_id, row in failed.items() if media_id in media] for name, failed in settled.items()
     }
     there = {each.name: len(media) - pending[each.name] - len(settled_rows[each.name]) for each in selected}
-    return ShardWork(shard, pictures, len(media), there, settled_rows, attempts)
+    return ShardWork(shard, pictures, len(media), there, settled_rows, attempts, partial)
 
 
 @dataclass
@@ -132,17 +136,20 @@ class _Finder:
 
 def _earlier_failures(
     lake: Lake, shard: Shard, selected: Sequence[BoundPerspective], force: bool
-) -> tuple[dict[str, dict[str, Row]], dict[tuple[str, str], int]]:
+) -> tuple[dict[str, dict[str, Row]], dict[tuple[str, str], int], dict[tuple[str, str], str]]:
     settled: dict[str, dict[str, Row]] = {each.name: {} for each in selected}
     attempts: dict[tuple[str, str], int] = {}
+    partial: dict[tuple[str, str], str] = {}
     for each in selected:
         for row in read_failures(lake, each.name, shard):
             if row["fingerprint"] != each.fingerprint or force:
                 continue
             attempts[each.name, row["media_id"]] = row["attempts"]
+            if row.get("partial"):
+                partial[each.name, row["media_id"]] = row["partial"]
             if not row["retryable"]:
                 settled[each.name][row["media_id"]] = row
-    return settled, attempts
+    return settled, attempts, partial
 
 
 def _load_answers(
@@ -166,4 +173,4 @@ def _load_answers(
 
 def stored_answer(bound: BoundPerspective, row: Row) -> Answer:
     """What a stored row says to its readers."""
-    return Answer(from_arrow_value(bound.perspective, row["output"]), row["output_digest"])
+    return Answer(from_arrow_value(bound.output, row["output"]), row["output_digest"])

@@ -47,7 +47,7 @@ def read_samples(lake: Lake, shard: Shard, bound: Mapping[str, BoundPerspective]
             continue
         seen.add(media_id)
         captions = {
-            name: from_arrow_value(each.perspective, stored[name][media_id]["output"])
+            name: from_arrow_value(each.output, stored[name][media_id]["output"])
             for name, each in bound.items()
             if media_id in stored[name]
         }

@@ -56,6 +56,7 @@ CAPTION_HEAD = [
     ("perspective", pa.string()),
     ("fingerprint", pa.string()),
     ("input_digest", pa.string()),  # over the outputs it read; null where it read none
+    ("source_digest", pa.string()),  # over the source columns that its prompt depends on; null where there are none
     ("output_digest", pa.string()),  # SHA-256 (hex) of the output's canonical JSON
     ("model", pa.string()),
     ("revision", pa.string()),
@@ -87,6 +88,7 @@ FAILURES = pa.schema(
         ("message", pa.string()),
         ("attempts", pa.int32()),
         ("retryable", pa.bool_()),
+        ("partial", pa.string()),  # JSON: what is done of a picture whose regions are looked at one by one
         ("run_id", pa.string()),
         ("created_at", TIMESTAMP),
     ]

@@ -9,7 +9,7 @@ from caption_assets.perspectives.findings import Finding, Level, LibraryError, S
 from caption_assets.perspectives.fingerprint import combine_parts, explain, fingerprint, fingerprint_parts
 from caption_assets.perspectives.library import Library, load_library
 from caption_assets.perspectives.lint import lint, lint_perspective
-from caption_assets.perspectives.model import Perspective, Sampling, SchemaField, TableColumn
+from caption_assets.perspectives.model import Perspective, Regions, Sampling, SchemaField, TableColumn
 from caption_assets.perspectives.new import new_perspective_text, write_new_perspective
 from caption_assets.perspectives.prompt import (
     PromptError,
@@ -17,7 +17,9 @@ from caption_assets.perspectives.prompt import (
     render_context,
     render_prompt,
     source_columns,
+    source_values,
 )
+from caption_assets.perspectives.regions import output_form, region_fields
 from caption_assets.perspectives.repetition import find_repetition
 from caption_assets.perspectives.resolve import ResolvedPerspective, resolve
 from caption_assets.perspectives.schema import (
@@ -40,6 +42,7 @@ __all__ = [
     "LibraryError",
     "Perspective",
     "PromptError",
+    "Regions",
     "ResolvedPerspective",
     "Sampling",
     "SchemaField",
@@ -59,10 +62,13 @@ __all__ = [
     "lint_perspective",
     "load_library",
     "new_perspective_text",
+    "output_form",
+    "region_fields",
     "render_context",
     "render_prompt",
     "resolve",
     "source_columns",
+    "source_values",
     "to_arrow_value",
     "validate_output",
     "write_new_perspective",

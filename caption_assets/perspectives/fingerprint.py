@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from caption_assets.perspectives.prompt import appends_contexts, describe_schema
+from caption_assets.perspectives.prompt import appended_contexts, describe_schema, reads_contexts
 from caption_assets.perspectives.resolve import ResolvedPerspective
 from caption_assets.perspectives.schema import json_schema
 
@@ -33,10 +33,11 @@ def fingerprint_parts(
     """Digest each part of what decides a perspective's outputs, by the part's name.
 
     What counts: the prompt, the JSON Schema (with the order of its properties, in which a model writes), the fields'
-    descriptions where the prompt shows them, whether the picture is shown, the scope, sampling, the engine's identity,
-    and of each input its fingerprint and the template through which it is read. What does not: names, titles, the
-    perspective's own description and context template, version, tags, module, priority, table columns and the engine's
-    name. An input's title counts where it stands in the prompt, as the heading of an appended context.
+    descriptions where the prompt shows them, whether the picture is shown, the scope, the regions' options, sampling,
+    the engine's identity, and of each input its fingerprint and the template through which it may be read. What does
+    not: names, titles, the perspective's own description and context template, version, tags, module, priority, table
+    columns and the engine's name. An input's title counts where it stands in the prompt, as the heading of an appended
+    context. Values of source columns are no part of it: they differ by picture, and each row has a digest of its own.
 
     Args:
         resolved: the perspective and its inputs.
@@ -63,12 +64,16 @@ def fingerprint_parts(
         parts[f"sampling.{option}"] = value
     for key, value in engine_identity.items():
         parts[f"engine.{key}"] = value
-    titled = appends_contexts(perspective)
+    if perspective.regions is not None:
+        for option, value in perspective.regions.model_dump().items():
+            parts[f"regions.{option}"] = value
+    appended = appended_contexts(perspective, resolved.inputs)
     for name in resolved.inputs:
         read = resolved.input_perspectives[name]
         parts[f"input {name}"] = input_fingerprints[name]
-        parts[f"context template of {name}"] = read.context_template
-        if titled:
+        if name in appended or reads_contexts(perspective):
+            parts[f"context template of {name}"] = read.context_template
+        if name in appended:
             parts[f"title of {name}"] = read.display_name
     return {part: _digest(value) for part, value in parts.items()}
 

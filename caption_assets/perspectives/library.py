@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from caption_assets.perspectives.findings import Finding, LibraryError, closest, quote
 from caption_assets.perspectives.jsonc import SUFFIXES, read_json
-from caption_assets.perspectives.model import Perspective, Sampling, SchemaField, TableColumn
+from caption_assets.perspectives.model import Perspective, Regions, Sampling, SchemaField, TableColumn
 
 _PACKAGE = Path(__file__).resolve().parent
 BUNDLED = {"builtin": _PACKAGE / "builtin", "demo": _PACKAGE.parent / "demo" / "perspectives"}
@@ -134,9 +134,9 @@ def _type_findings(path: Path, error: ValidationError) -> list[Finding]:
             key = str(location[-1])
             finding = Finding("error", path, where, f"{quote(key)} is missing", f"Add it: {expected}.")
         elif problem["type"] == "extra_forbidden":
-            known = closest(str(location[-1]), Sampling.model_fields)
-            remedy = known or f"Use one of {', '.join(Sampling.model_fields)}."
-            finding = Finding("error", path, where, "this sampling option does not exist", remedy)
+            options = _models(location)[-1].model_fields
+            remedy = closest(str(location[-1]), options) or f"Use one of {', '.join(options)}."
+            finding = Finding("error", path, where, f"this {location[0]} option does not exist", remedy)
         else:
             shown = _shorten(repr(problem["input"]))
             message = f"{shown} is not valid here"
@@ -156,6 +156,7 @@ def _models(location: Sequence[str | int]) -> list[type[BaseModel]]:
         "fields": SchemaField,
         "table_columns": TableColumn,
         "sampling": Sampling,
+        "regions": Regions,
     }
     for part in location:
         models.append(current)
@@ -168,7 +169,7 @@ def _known_location(location: Sequence[str | int]) -> tuple[str | int, ...]:
     """Cut off what pydantic appends to name the member of a union."""
     kept: list[str | int] = []
     for part, model in zip(location, _models(location), strict=True):
-        if isinstance(part, str) and part not in model.model_fields and model is not Sampling:
+        if isinstance(part, str) and part not in model.model_fields and model not in (Sampling, Regions):
             break
         kept.append(part)
     return tuple(kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from caption_assets.perspectives.findings import Finding, Level, quote, suggesti
 from caption_assets.perspectives.library import Library
 from caption_assets.perspectives.model import Perspective, SchemaField
 from caption_assets.perspectives.prompt import placeholders
+from caption_assets.perspectives.regions import lint_boxes, lint_scope, output_form
 from caption_assets.perspectives.schema import item_schema
-from caption_assets.perspectives.template import compile_template, is_template, template_names
+from caption_assets.perspectives.template import NAMESPACES, compile_template, is_template, template_names
 
 _SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_][A-Za-z0-9_]*)\}(?!\})")
 _BOUNDS = (("min_length", "max_length"), ("minimum", "maximum"), ("min_items", "max_items"))
@@ -31,6 +32,7 @@ def lint(library: Library) -> list[Finding]:
         perspective, file = library.perspectives[name], library.files.get(name)
         findings += lint_perspective(perspective, file)
         findings += _lint_references(perspective, file, library)
+        findings += [replace(finding, file=file) for finding in _lint_region(perspective, library)]
     findings += _lint_cycles(library)
     return findings
 
@@ -39,7 +41,7 @@ def lint_perspective(perspective: Perspective, file: Path | None = None) -> list
     """Report the defects of one perspective that show without any other."""
     return [
         replace(finding, file=file)
-        for check in (_lint_prompt, _lint_schema, _lint_context_template, _lint_table, _lint_rest)
+        for check in (_lint_prompt, _lint_schema, _lint_context_template, _lint_table, lint_scope, _lint_rest)
         for finding in check(perspective)
     ]
 
@@ -65,6 +67,14 @@ def _lint_prompt(perspective: Perspective) -> Iterator[Finding]:
     except TemplateSyntaxError as error:
         message = f"line {error.lineno} is no valid Jinja2: {error.message}"
         yield _finding("error", "prompt", message, "Correct it, or put literal braces into {% raw %} … {% endraw %}.")
+        return
+    names = template_names(prompt)
+    for name in names.unknown:
+        remedy = f"Write source.{name} for a source column, or read one of {', '.join(NAMESPACES)}."
+        yield _finding("error", "prompt", f"the prompt reads {quote(name)}, which is never there", remedy)
+    if names.reads_region and perspective.scope != "region":
+        message = "the prompt reads a region, but the perspective looks at the whole picture"
+        yield _finding("error", "prompt", message, 'Add "scope": "region" and "regions", or remove it.')
 
 
 def _lint_schema(perspective: Perspective) -> Iterator[Finding]:
@@ -147,6 +157,8 @@ def _lint_enum(path: str, field: SchemaField) -> Iterator[Finding]:
 
 
 def _lint_context_template(perspective: Perspective) -> Iterator[Finding]:
+    if perspective.scope == "region":
+        return  # what its rows hold is known with its input only
     for placeholder in dict.fromkeys(placeholders(perspective.context_template)):
         fields: Sequence[SchemaField] = perspective.schema_fields
         free_form = False
@@ -179,9 +191,6 @@ def _lint_table(perspective: Perspective) -> Iterator[Finding]:
 
 
 def _lint_rest(perspective: Perspective) -> Iterator[Finding]:
-    if perspective.scope == "region":
-        remedy = 'Set "scope": "image"; "region" comes with a later release.'
-        yield _finding("error", "scope", "perspectives on regions of a picture are not available yet", remedy)
     if perspective.deprecated and not perspective.replacement:
         message = "the perspective is deprecated, but names no replacement"
         yield _finding("warning", "replacement", message, 'Add "replacement", or delete "deprecated".')
@@ -217,6 +226,10 @@ def _lint_references(perspective: Perspective, file: Path | None, library: Libra
         used = template_names(perspective.prompt)
     except TemplateSyntaxError:  # reported with the prompt
         return
+    for name, field in used.input_fields:
+        if name in known and field not in (fields := _output_fields(known[name], known)):
+            what = f"the prompt reads inputs.{name}.{field}, but {quote(name)} has no such field"
+            yield Finding("warning", file, "prompt", what, suggestion(field, fields, "It has"))
     reads_all = perspective.inputs is None and perspective.type == "synthesizer"
     for namespace, names in (("inputs", used.inputs), ("context", used.context)):
         for name in names:
@@ -230,6 +243,16 @@ def _lint_references(perspective: Perspective, file: Path | None, library: Libra
                 yield Finding("warning", file, "prompt", what, remedy)
             else:
                 yield Finding("error", file, "prompt", what, f'Add {quote(name)} to "inputs".')
+
+
+def _output_fields(perspective: Perspective, known: Mapping[str, Perspective]) -> list[str]:
+    return [field.name for field in output_form(perspective, known).schema_fields]
+
+
+def _lint_region(perspective: Perspective, library: Library) -> Iterator[Finding]:
+    if perspective.scope == "region":
+        yield from lint_boxes(perspective, library.perspectives)
+        yield from _lint_context_template(output_form(perspective, library.perspectives))
 
 
 def _lint_cycles(library: Library) -> Iterator[Finding]:

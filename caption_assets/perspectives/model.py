@@ -103,6 +103,34 @@ class Sampling(BaseModel):
     repetition_penalty: float | None = Field(default=None, gt=0.0, le=2.0, description="a number above 0, up to 2")
 
 
+class Regions(BaseModel):
+    """Where a perspective on regions finds its boxes, and how it cuts them out.
+
+    The boxes are a list of objects in another perspective's output, each with a list of four numbers. `units` says what
+    1 is: the whole width or height (`fraction`), a hundredth of it (`percent`), a thousandth (`thousandths`), or a
+    pixel of the stored picture (`pixels`). `order` says what the numbers are: corners, or a corner and a size.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, regex_engine="python-re")
+
+    input: str = Field(description="the name of the perspective that has the boxes; it must be among the inputs")
+    field: str = Field(description="the field of its output that is the list of objects with a box each")
+    box: str = Field(default="box", description="the name of the objects' field that holds the four numbers")
+    units: Literal["fraction", "percent", "thousandths", "pixels"] = Field(
+        description='one of "fraction" (0 to 1), "percent", "thousandths", "pixels" (of the stored picture)'
+    )
+    order: Literal["xyxy", "yxyx", "xywh"] = Field(default="xyxy", description='one of "xyxy", "yxyx", "xywh"')
+    padding: float = Field(
+        default=0.0, ge=0.0, le=10.0, description="a number from 0 to 10: what is added on each side, in box sizes"
+    )
+    min_pixels: StrictInt = Field(
+        default=28, ge=1, description="a whole number of at least 1: the shortest side of a crop, in stored pixels"
+    )
+    max_regions: StrictInt = Field(
+        default=100, ge=1, le=10_000, description="a whole number from 1 to 10000: regions looked at in a picture"
+    )
+
+
 class Perspective(_FileModel):
     """One way to look at a picture: what is asked, what an answer looks like, and what it reads besides the picture."""
 
@@ -126,6 +154,9 @@ class Perspective(_FileModel):
     priority: StrictInt = Field(default=100, description="a whole number; low comes first")
     inputs: tuple[StrictStr, ...] | None = Field(default=None, description="a list of perspective names")
     scope: Scope = Field(default="image", description='"image" or "region"')
+    regions: Regions | None = Field(
+        default=None, description='an object such as {"input": "objects", "field": "objects", "units": "percent"}'
+    )
     engine: StrictStr | None = Field(default=None, description="the name of an engine of the pipeline file")
     sampling: Sampling = Field(default=Sampling(), description='an object such as {"temperature": 0.2}')
     image: StrictBool = Field(default=True, description="true, or false for a text-only perspective")

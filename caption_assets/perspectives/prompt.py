@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError, UndefinedError
 
 from caption_assets.perspectives.model import Perspective, SchemaField
 from caption_assets.perspectives.schema import compact_json
-from caption_assets.perspectives.template import compile_template, format_value, is_template, template_names
+from caption_assets.perspectives.template import (
+    TemplateNames,
+    compile_template,
+    format_value,
+    is_template,
+    template_names,
+)
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)\}")
 _MISSING = object()
@@ -25,12 +31,14 @@ def render_prompt(
     inputs: Mapping[str, Mapping[str, Any]],
     source: Mapping[str, Any],
     perspectives: Mapping[str, Perspective],
+    region: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the text that asks for one output.
 
     A prompt with `{{` or `{%` is a Jinja2 template over `inputs.<name>` (an input's output), `context.<name>` (that
     output through its perspective's context template) and `source.<column>` (a column of the picture's source); any
-    other prompt is used verbatim. Inputs that a prompt does not read itself are appended, each under its display name.
+    other prompt is used verbatim. Inputs that a prompt does not read itself are appended, each under its display name;
+    the one that a perspective on regions has its boxes from is not: of that, a prompt reads `region.<field>`.
     With `describe_schema` the expected JSON is described at the end. Inputs are taken in the order of their names, so
     that a prompt does not depend on which of them was ready first.
 
@@ -38,7 +46,8 @@ def render_prompt(
         perspective: whose prompt.
         inputs: the outputs it reads, by the name of their perspective.
         source: the source columns of the picture.
-        perspectives: at least the perspectives of the inputs, by name.
+        perspectives: at least the perspectives of the inputs, by name, in their output form.
+        region: of a perspective on regions, the fields of the region that is asked about.
 
     Raises:
         PromptError: the template fails, or names something that is not there.
@@ -48,24 +57,38 @@ def render_prompt(
         if name not in perspectives:
             raise PromptError(f"{perspective.name}: the input {name} is no known perspective")
         contexts[name] = render_context(perspectives[name], inputs[name])
-    parts = [_render_template(perspective, {name: inputs[name] for name in contexts}, contexts, source)]
-    if contexts and appends_contexts(perspective):
-        parts += [f"## {perspectives[name].display_name}\n{text}" for name, text in contexts.items()]
+    values: dict[str, Mapping[str, Any]] = {
+        "inputs": {name: inputs[name] for name in contexts},
+        "context": contexts,
+        "source": source,
+        **({} if region is None else {"region": region}),
+    }
+    parts = [_render_template(perspective, values)]
+    appended = appended_contexts(perspective, contexts)
+    parts += [f"## {perspectives[name].display_name}\n{contexts[name]}" for name in appended]
     if perspective.describe_schema:
         parts.append(describe_schema(perspective))
     return parts[0] if len(parts) == 1 else "\n\n".join(part.rstrip("\n") for part in parts)
 
 
-def appends_contexts(perspective: Perspective) -> bool:
-    """Whether the contexts of the inputs are appended, because the prompt reads neither `inputs` nor `context`.
+def appended_contexts(perspective: Perspective, inputs: Iterable[str]) -> list[str]:
+    """Name the inputs whose contexts are appended, because the prompt reads neither `inputs` nor `context`.
 
     Raises:
         PromptError: the prompt is no valid template.
     """
-    try:
-        return not template_names(perspective.prompt).reads_inputs
-    except TemplateError as error:
-        raise PromptError(f"{perspective.name}: the prompt is no valid template: {error}") from error
+    if _template_names(perspective).reads_inputs:
+        return []
+    return [name for name in inputs if perspective.regions is None or name != perspective.regions.input]
+
+
+def reads_contexts(perspective: Perspective) -> bool:
+    """Whether the prompt reads `inputs` or `context` itself.
+
+    Raises:
+        PromptError: the prompt is no valid template.
+    """
+    return _template_names(perspective).reads_inputs
 
 
 def source_columns(perspective: Perspective) -> tuple[str, ...]:
@@ -74,26 +97,36 @@ def source_columns(perspective: Perspective) -> tuple[str, ...]:
     Raises:
         PromptError: the prompt is no valid template.
     """
+    return _template_names(perspective).source
+
+
+def source_values(perspective: Perspective, source: Mapping[str, Any]) -> dict[str, Any]:
+    """The source columns of a picture on which its prompt depends: those it names, or all where it does not name them.
+
+    Raises:
+        PromptError: the prompt is no valid template.
+    """
+    names = _template_names(perspective)
+    return {name: value for name, value in source.items() if names.whole_source or name in names.source}
+
+
+def _template_names(perspective: Perspective) -> TemplateNames:
     try:
-        return template_names(perspective.prompt).source
+        return template_names(perspective.prompt)
     except TemplateError as error:
         raise PromptError(f"{perspective.name}: the prompt is no valid template: {error}") from error
 
 
-def _render_template(
-    perspective: Perspective,
-    inputs: Mapping[str, Mapping[str, Any]],
-    contexts: Mapping[str, str],
-    source: Mapping[str, Any],
-) -> str:
+def _render_template(perspective: Perspective, values: Mapping[str, Mapping[str, Any]]) -> str:
     if not is_template(perspective.prompt):
         return perspective.prompt
     try:
-        return compile_template(perspective.prompt).render(inputs=inputs, context=contexts, source=source)
+        return compile_template(perspective.prompt).render(values)
     except UndefinedError as error:
         raise PromptError(
-            f"{perspective.name}: {error.message}. The prompt may read these inputs: {_names(inputs)}; "
-            f"and these source columns: {_names(source)}"
+            f"{perspective.name}: {error.message}. The prompt may read these inputs: {_names(values['inputs'])}; "
+            f"and these source columns: {_names(values['source'])}"
+            + (f"; and of a region: {_names(values['region'])}" if "region" in values else "")
         ) from error
     except TemplateError as error:  # syntax and security errors
         raise PromptError(f"{perspective.name}: the prompt is no valid template: {error}") from error

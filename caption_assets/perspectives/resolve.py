@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jinja2 import TemplateSyntaxError
 
@@ -13,6 +13,7 @@ from caption_assets.perspectives.findings import LibraryError, SelectionError, q
 from caption_assets.perspectives.library import Library
 from caption_assets.perspectives.lint import lint_perspective
 from caption_assets.perspectives.model import Perspective
+from caption_assets.perspectives.regions import lint_boxes, output_form
 from caption_assets.perspectives.template import template_names
 
 
@@ -21,7 +22,7 @@ class ResolvedPerspective:
     """An enabled perspective with its inputs decided.
 
     `depth` is 0 without inputs, else one more than the deepest input's. `input_perspectives` holds the perspectives
-    named by `inputs`, as `render_prompt` and `fingerprint` want them.
+    named by `inputs` in their output form, as `render_prompt` and `fingerprint` want them.
     """
 
     perspective: Perspective
@@ -33,6 +34,11 @@ class ResolvedPerspective:
     def name(self) -> str:
         """The perspective's name."""
         return self.perspective.name
+
+    @property
+    def output(self) -> Perspective:
+        """The perspective as its stored outputs look."""
+        return output_form(self.perspective, self.input_perspectives)
 
 
 def resolve(library: Library, enabled: Sequence[str], inputs: Mapping[str, Sequence[str]]) -> list[ResolvedPerspective]:
@@ -64,6 +70,10 @@ def resolve(library: Library, enabled: Sequence[str], inputs: Mapping[str, Seque
     decided = _decide_inputs(chosen, inputs)
     for name, perspective in chosen.items():
         _check_inputs(perspective, decided[name], library)
+    if errors := [
+        replace(each, file=library.files.get(name)) for name in names for each in lint_boxes(chosen[name], chosen)
+    ]:
+        raise LibraryError(errors)
     return _order(chosen, decided)
 
 
@@ -106,6 +116,10 @@ def _check_inputs(perspective: Perspective, inputs: Sequence[str], library: Libr
         if read not in library.perspectives:
             remedy = suggestion(read, library.perspectives, "The library has")
             raise SelectionError(name, f"{quote(name)} reads {quote(read)}, which does not exist", remedy)
+    if perspective.regions is not None and perspective.regions.input not in inputs:
+        remedy = f"Add it to the inputs of {quote(name)}; they are: {', '.join(inputs) or 'none'}."
+        boxes = quote(perspective.regions.input)
+        raise SelectionError(name, f"{quote(name)} has its regions from {boxes}, which is no input", remedy)
     try:
         used = template_names(perspective.prompt)
     except TemplateSyntaxError:  # the lint has reported it
@@ -130,7 +144,7 @@ def _order(chosen: Mapping[str, Perspective], inputs: Mapping[str, tuple[str, ..
     while ready:
         _, name = heapq.heappop(ready)
         depths[name] = 1 + max((depths[read] for read in inputs[name]), default=-1)
-        read_perspectives = {read: chosen[read] for read in inputs[name]}
+        read_perspectives = {read: output_form(chosen[read], chosen) for read in inputs[name]}
         ordered.append(ResolvedPerspective(chosen[name], inputs[name], depths[name], read_perspectives))
         for other, read_by_other in waiting.items():
             if name in read_by_other:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, nodes
+from jinja2 import StrictUndefined, Template, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from caption_assets.perspectives.schema import compact_json
 
-NAMESPACES = ("inputs", "context", "source")
+_LOOKUP = (nodes.Getattr, nodes.Getitem)
+NAMESPACES = ("inputs", "context", "source", "region")
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -64,15 +65,23 @@ _ENVIRONMENT = _environment()
 
 @dataclass(frozen=True)
 class TemplateNames:
-    """What a prompt reads: names of inputs (`inputs.x`), of their contexts (`context.x`) and of source columns.
+    """What a prompt reads: names of inputs (`inputs.x`), of their contexts (`context.x`), of source columns, and of a
+    region's fields (`region.x`).
 
-    `reads_inputs` is true where `inputs` or `context` occurs at all, be it in a loop over them.
+    `reads_inputs` is true where `inputs` or `context` occurs at all, be it in a loop over them; `whole_source` where
+    `source` occurs otherwise than in `source.x`, so that any column may count. `input_fields` are the pairs in
+    `inputs.x.y`, `unknown` names that no prompt can read.
     """
 
     inputs: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
+    region: tuple[str, ...] = ()
     reads_inputs: bool = False
+    reads_region: bool = False
+    whole_source: bool = False
+    input_fields: tuple[tuple[str, str], ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def is_template(prompt: str) -> bool:
@@ -104,28 +113,34 @@ def template_names(prompt: str) -> TemplateNames:
     if not is_template(prompt):
         return TemplateNames()
     tree = _ENVIRONMENT.parse(prompt)
-    roots = {node.name for node in tree.find_all(nodes.Name)}
-    found: dict[str, list[str]] = {namespace: [] for namespace in NAMESPACES}
-    for namespace, name in _lookups(tree):
-        if name not in found[namespace]:
-            found[namespace].append(name)
+    roots = [node.name for node in tree.find_all(nodes.Name)]
+    lookups = list(_lookups(tree))
+    found = {
+        namespace: tuple(dict.fromkeys(name for root, name, _ in lookups if root == namespace))
+        for namespace in NAMESPACES
+    }
+    asked = meta.find_undeclared_variables(tree) - _ENVIRONMENT.globals.keys() - set(NAMESPACES)
     return TemplateNames(
-        inputs=tuple(found["inputs"]),
-        context=tuple(found["context"]),
-        source=tuple(found["source"]),
+        **found,
         reads_inputs="inputs" in roots or "context" in roots,
+        reads_region="region" in roots,
+        whole_source=roots.count("source") > sum(root == "source" for root, _, _ in lookups),
+        input_fields=tuple(dict.fromkeys((name, deep) for root, name, deep in lookups if root == "inputs" and deep)),
+        unknown=tuple(sorted(asked)),
     )
 
 
-def _lookups(tree: nodes.Template) -> Iterator[tuple[str, str]]:
-    methods = {"items", "keys", "values", "get"}
-    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
-        if not isinstance(node, nodes.Getattr | nodes.Getitem) or not isinstance(node.node, nodes.Name):
-            continue
-        if node.node.name not in NAMESPACES:
-            continue
-        if isinstance(node, nodes.Getattr):
-            if node.attr not in methods:
-                yield node.node.name, node.attr
-        elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-            yield node.node.name, node.arg.value
+def _lookups(tree: nodes.Template) -> Iterator[tuple[str, str, str | None]]:
+    """Each `root.name` (or `root["name"]`) over a namespace, with the field that is read from it, if there is one."""
+    asked = [each for each in tree.find_all((nodes.Getattr, nodes.Getitem)) if isinstance(each, _LOOKUP)]
+    deeper = {id(each.node): _key(each) for each in asked}
+    for each in asked:
+        if isinstance(each.node, nodes.Name) and each.node.name in NAMESPACES and (name := _key(each)):
+            yield each.node.name, name, deeper.get(id(each))
+
+
+def _key(node: nodes.Getattr | nodes.Getitem) -> str | None:
+    """What a lookup asks for, where the template says so; None for a dict's method and for what is computed."""
+    if isinstance(node, nodes.Getattr):
+        return None if node.attr in {"items", "keys", "values", "get"} else node.attr
+    return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
