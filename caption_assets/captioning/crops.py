@@ -5,8 +5,8 @@
 | has its corners the wrong way round | the same box with its corners sorted |
 | reaches over the picture's edge | the part within |
 | has a side of zero | one that is a pixel wide there |
-| lies outside altogether | skipped: `outside the picture` |
-| comes after the first `max_regions` within the picture | skipped: `beyond max_regions` |
+| lies outside altogether | nothing: counted as `outside` |
+| comes after the first `max_regions` within the picture | nothing: counted as `over_limit` |
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Region:
 
 def cut_regions(
     options: Regions, found: Sequence[Mapping[str, Any]], media: Mapping[str, Any]
-) -> tuple[list[Region], list[dict[str, Any]]]:
-    """The regions to look at, and the boxes skipped (index and reason), both in the input's order.
+) -> tuple[list[Region], dict[str, int]]:
+    """The regions to look at in the input's order, and how many boxes are left out, by reason.
 
     Args:
         found: the input's objects, each with its box.
@@ -50,18 +50,18 @@ def cut_regions(
     stored = (int(media["width"]), int(media["height"]))
     original = (int(media["original_width"]), int(media["original_height"]))
     regions: list[Region] = []
-    skipped: list[dict[str, Any]] = []
+    left_out = {"outside": 0, "over_limit": 0}
     for index, each in enumerate(found):
         box = _within(_fractions(options, each[options.box], stored))
         if box is None:
-            skipped.append({"index": index, "reason": "outside the picture"})
+            left_out["outside"] += 1
         elif len(regions) == options.max_regions:
-            skipped.append({"index": index, "reason": "beyond max_regions"})
+            left_out["over_limit"] += 1
         else:
             place = _place(index, box, original)
             said = {name: value for name, value in each.items() if name not in place and name != options.box}
             regions.append(Region(index, {**place, **said}, _crop(options, box, stored)))
-    return regions, skipped
+    return regions, left_out
 
 
 def _fractions(options: Regions, numbers: Sequence[float], stored: tuple[int, int]) -> Box:
@@ -110,6 +110,6 @@ def _span(low: float, high: float, size: int, *, least: int) -> tuple[int, int]:
     end = min(math.ceil(round(high * size, _DIGITS)), size)
     least = min(least, size)
     if end - start < least:
-        start = min(max((start + end - least) // 2, 0), size - least)
+        start = min(max((start + end - least + 1) // 2, 0), size - least)
         end = start + least
     return start, end

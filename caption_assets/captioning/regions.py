@@ -83,7 +83,7 @@ class RegionAsker:
         options = look.bound.perspective.regions
         assert options is not None  # the lint sees to it
         found = look.inputs[options.input].get(options.field) or []
-        regions, skipped = cut_regions(options, found, look.media)
+        regions, left_out = cut_regions(options, found, look.media)
         done = _finished(look)
         failures: dict[int, AskFailure] = {}
         spent = Spent()
@@ -99,7 +99,7 @@ class RegionAsker:
             raise _failure(look, regions, done, failures, spent)
         said = [{**region.values, **crop.output} for region, crop in zip(regions, crops, strict=True)]
         attempts = max((crop.attempts for crop in crops), default=0)
-        return Answered({"regions": said, "skipped": skipped}, _together(crops), attempts, spent)
+        return Answered({"regions": said, **left_out}, _together(crops), attempts, spent)
 
     async def _one(
         self,

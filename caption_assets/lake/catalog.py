@@ -127,6 +127,16 @@ def _create_manifest(
         )
 
 
+_SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"
+"""Columns that files of earlier releases lack."""
+_REGION = frozenset({"index", "box", "box_pixels"})
+_OF_THE_PICTURE = frozenset(
+    {"input_digest", "source_digest", "output_digest", "finish_reason", "prompt_tokens", "cached_tokens"}
+    | {"completion_tokens", "attempts", "seconds", "reused_from"}
+)
+"""Columns that would count as often as a picture has regions."""
+
+
 def _create_captions_view(
     connection: duckdb.DuckDBPyConnection, lake: Lake, name: str, fingerprints: list[str], shown: str
 ) -> None:
@@ -142,6 +152,7 @@ def _create_captions_view(
             converted = f"TRY_CAST(CAST(to_json(output) AS JSON) AS {output}) AS output"
             select = select.replace("SELECT *", f"SELECT * REPLACE ({converted})", 1)
         selects.append(select)
+    selects.append(_SINCE)
     fields = [field for field, _ in output.children] if output.id == "struct" else []
     taken = {*tables.META_COLUMNS, "output", "is_current"}
     flat = "".join(f', output."{field}" AS "{field}"' for field in fields if field.lower() not in taken)
@@ -156,6 +167,28 @@ def _create_captions_view(
         QUALIFY row_number() OVER (
             PARTITION BY media_id ORDER BY is_current DESC, reused_from IS NULL DESC, created_at DESC
         ) = 1"""
+    )
+
+
+    _create_regions_view(connection, name, output)
+
+
+def _create_regions_view(connection: duckdb.DuckDBPyConnection, name: str, output: duckdb.DuckDBPyType) -> None:
+    """Of a perspective on regions, told by the type of its rows: a row a region, in the picture's order."""
+    lists = dict(output.children) if output.id == "struct" else {}
+    if "regions" not in lists or lists["regions"].id != "list":
+        return
+    region = lists["regions"].children[0][1]
+    fields = [field for field, _ in region.children] if region.id == "struct" else []
+    if not _REGION.issubset(fields):
+        return
+    columns = [column for column in tables.META_COLUMNS if column not in _OF_THE_PICTURE]
+    taken = {*columns, "is_current", "region"}
+    flat = "".join(f', region."{field}" AS "{field}"' for field in fields if field.lower() not in taken)
+    connection.execute(
+        f"""CREATE VIEW "regions_{name}" AS
+        SELECT {", ".join(columns)}, is_current{flat}, region
+        FROM (SELECT *, unnest(output."regions") AS region FROM "captions_{name}")"""
     )
 
 

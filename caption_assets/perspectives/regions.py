@@ -3,10 +3,11 @@
 Such a perspective answers its own schema once a region, and its row is one a picture:
 
     {"regions": [{index, box, box_pixels, <what the input said of it>, <what this perspective says>}],
-     "skipped": [{index, reason}]}
+     "outside": 0, "over_limit": 0}
 
 `index` counts the input's boxes from 0. `box` is x0, y0, x1, y1 in fractions of the picture's width and height,
-`box_pixels` the same in whole pixels of the upright original. Every box is in exactly one of the two lists.
+`box_pixels` the same in whole pixels of the upright original. `outside` counts boxes that have no part in the picture,
+`over_limit` those after the first `max_regions` others: neither is looked at.
 """
 
 from __future__ import annotations
@@ -24,15 +25,9 @@ _OWN_FIELDS = (
     SchemaField(name="box", type="float", is_list=True, description="x0, y0, x1, y1 in fractions of the picture."),
     SchemaField(name="box_pixels", type="int", is_list=True, description="The same in pixels of the original."),
 )
-_SKIPPED = SchemaField(
-    name="skipped",
-    type="dict",
-    is_list=True,
-    description="Boxes that were not looked at.",
-    fields=(
-        SchemaField(name="index", type="int"),
-        SchemaField(name="reason", enum=("outside the picture", "beyond max_regions")),
-    ),
+_COUNTS = (
+    SchemaField(name="outside", type="int", description="Boxes outside the picture, which were not looked at."),
+    SchemaField(name="over_limit", type="int", description="Boxes beyond max_regions, which were not looked at."),
 )
 _EXAMPLE = '{"input": "scene_objects", "field": "objects", "units": "percent"}'
 
@@ -54,7 +49,7 @@ def output_form(perspective: Perspective, perspectives: Mapping[str, Perspective
         description="What was looked at, in the order of the input.",
         fields=(*region_fields(perspective, perspectives), *perspective.schema_fields),
     )
-    changed = {"scope": "image", "regions": None, "schema_fields": (region, _SKIPPED)}
+    changed = {"scope": "image", "regions": None, "schema_fields": (region, *_COUNTS)}
     return perspective.model_copy(update=changed)
 
 
