@@ -30,8 +30,8 @@ class ShardRecorder:
     work: ShardWork
     provenance: Provenance
     report: ShardReport
-    reusable: dict[str, dict[str, Row]]
-    """Rows of other shards for pending pictures, by perspective and media_id."""
+    reusable: dict[str, dict[tuple[str, rows.Digests], Row]]
+    """Rows of other shards for pending pictures, by perspective, and media_id and what they were made from."""
     failures: dict[str, list[Row]]
     remaining: int = 0
     """Pictures that are not at their end yet."""
@@ -45,7 +45,7 @@ class ShardRecorder:
     ) -> ShardRecorder:
         """Start recording; looks up what other shards have for the pending pictures."""
         looks: dict[str, LookReport] = {}
-        reusable: dict[str, dict[str, Row]] = {}
+        reusable: dict[str, dict[tuple[str, rows.Digests], Row]] = {}
         for each in selected:
             settled = work.settled[each.name]
             look = LookReport(each, work.shard, work.total, work.there[each.name], failed=len(settled))
@@ -69,8 +69,8 @@ class ShardRecorder:
 
     def elsewhere(self, picture: PictureWork, bound: BoundPerspective, read: rows.Digests) -> tuple[Answer, Row] | None:
         """The answer that another shard already has, and the copy of its row for this shard."""
-        row = self.reusable[bound.name].get(picture.media_id)
-        if row is None or (row["input_digest"], row["source_digest"]) != read:
+        row = self.reusable[bound.name].get((picture.media_id, read))
+        if row is None:
             return None
         self.report.looks[bound.name].reused += 1
         copy = {**row, "reused_from": row["reused_from"] or row["shard"]}

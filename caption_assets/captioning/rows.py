@@ -74,8 +74,9 @@ def contents_digest(lake: Lake, bound: BoundPerspective, shard: Shard) -> str:
 
 def find_elsewhere(
     lake: Lake, bound: BoundPerspective, shard: Shard, media_ids: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Rows for these pictures that other shards already paid for, by media_id. Best effort."""
+) -> dict[tuple[str, Digests], dict[str, Any]]:
+    """Rows for these pictures that other shards already paid for, by media_id and what they were made from. Best
+    effort."""
     folder = layout.fingerprint_folder(bound.name, bound.fingerprint)
     if not media_ids or not lake.list(folder):
         return {}
@@ -90,7 +91,8 @@ def find_elsewhere(
         found = dataset.to_table(filter=pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key))
     except FileNotFoundError:  # sealed away while we looked
         return {}
-    return _latest(found.to_pylist())
+    rows = sorted(found.to_pylist(), key=lambda row: row["created_at"])
+    return {(row["media_id"], Digests(row["input_digest"], row["source_digest"])): row for row in rows}
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,6 @@ def _create_captions_view(
         ) = 1"""
     )
 
-
     _create_regions_view(connection, name, output)
 
 

@@ -97,6 +97,6 @@ def test_an_enabled_perspective_with_errors_is_refused_and_a_disabled_one_is_not
     library = library_of(good={}, broken=broken, region={"scope": "region"})
     with pytest.raises(LibraryError, match="minimum 2 is above maximum 1"):
         resolve(library, ["good", "broken"], {})
-    with pytest.raises(LibraryError, match="not available yet"):
+    with pytest.raises(LibraryError, match="where the boxes come from"):
         resolve(library, ["region"], {})
     assert [one.name for one in resolve(library, ["good"], {})] == ["good"]
