@@ -67,7 +67,7 @@ def wait(run_id: str, timeout: float) -> None:
 @click.option("--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @_clear_errors
 def query(sql: str, style: str) -> None:
-    """Run SQL over the lake's views: media, captions, captions_<perspective>, failures, shards, runs, stale, ..."""
+    """Run SQL over the lake's views: media, captions, captions_<perspective>, regions_<perspective>, stale, ..."""
     from caption_assets.commands.query import run_query
 
     sys.exit(run_query(sql, style))
@@ -76,13 +76,16 @@ def query(sql: str, style: str) -> None:
 @main.command("new-perspective")
 @click.argument("name")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("perspectives"), show_default=True)
-def new_perspective(name: str, folder: Path) -> None:
+@click.option("--region", is_flag=True, help="A perspective on regions, and one that draws their boxes.")
+def new_perspective(name: str, folder: Path, region: bool) -> None:
     """Write a commented perspective file to start from."""
     from caption_assets.perspectives import write_new_perspective
 
     try:
-        path = write_new_perspective(name, folder)
+        paths = write_new_perspective(name, folder, region=region)
     except (ValueError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    click.echo(f"Wrote {path}. Edit it, then name {name!r} under perspectives.enabled of your pipeline file.")
+    names = " and ".join(repr(path.stem) for path in paths)
+    written, it = " and ".join(map(str, paths)), "them" if region else "it"
+    click.echo(f"Wrote {written}. Edit {it}, then name {names} under perspectives.enabled of your pipeline file.")

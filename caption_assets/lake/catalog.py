@@ -2,6 +2,7 @@
 
 Every table's glob also matches a zero-row file, so that no view fails on an empty lake. `captions_<perspective>` shows,
 per picture, the row of the current form, or the latest earlier one (`is_current` false) until the current one is there.
+`regions_<perspective>` shows the same a row a region, where a perspective is on regions.
 A picture that stands in several shards has rows in each: `rows.<perspective>` and `caption_rows` show one per picture
 and shard, which is what `stale` and `shards` go by, as the runs do.
 """
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -168,11 +170,10 @@ def _create_captions_view(
             PARTITION BY media_id ORDER BY is_current DESC, reused_from IS NULL DESC, created_at DESC
         ) = 1"""
     )
-
     _create_regions_view(connection, name, output)
 
 
-def _create_regions_view(connection: duckdb.DuckDBPyConnection, name: str, output: duckdb.DuckDBPyType) -> None:
+def _create_regions_view(connection: duckdb.DuckDBPyConnection, name: str, output: Any) -> None:
     """Of a perspective on regions, told by the type of its rows: a row a region, in the picture's order."""
     lists = dict(output.children) if output.id == "struct" else {}
     if "regions" not in lists or lists["regions"].id != "list":

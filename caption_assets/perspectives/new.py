@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from caption_assets.perspectives.model import PERSPECTIVE_NAME
+from caption_assets.perspectives.new_regions import BOXES_TEXT, REGIONS_TEXT
 
 _TEXT = """\
 // A perspective: one way to look at a picture. Files that end in .jsonc may hold comments like this one.
@@ -73,31 +74,52 @@ def new_perspective_text(name: str, module: str = "custom") -> str:
     Raises:
         ValueError: the name is no perspective name.
     """
-    if not re.match(PERSPECTIVE_NAME, name):
-        raise ValueError(
-            f"{name!r} is no name for a perspective: use lower-case letters, digits and underscores, a letter first, "
-            "64 characters at most"
-        )
-    values = {"name": name, "title": name.replace("_", " ").capitalize(), "module": module}
-    return re.sub(r"@(name|title|module)@", lambda match: values[match.group(1)], _TEXT)
+    return _fill(_TEXT, name, module)
 
 
-def write_new_perspective(name: str, folder: Path) -> Path:
-    """Write a commented perspective file to start from, as `<name>.jsonc` in `folder`, and return its path.
+def write_new_perspective(name: str, folder: Path, *, region: bool = False) -> list[Path]:
+    """Write a commented perspective file to start from, as `<name>.jsonc` in `folder`.
+
+    Args:
+        region: write a perspective on regions, and `<name>_boxes.jsonc`, which draws their boxes.
+
+    Returns:
+        The paths of what was written.
 
     Raises:
-        ValueError: the name is no perspective name.
-        FileExistsError: `<name>.jsonc` or `<name>.json` exists already.
+        ValueError: the name is no perspective name, or too long for a pair.
+        FileExistsError: one of the files exists already, as `.jsonc` or as `.json`; nothing is written.
     """
-    text = new_perspective_text(name)
+    texts = {name: _fill(REGIONS_TEXT if region else _TEXT, name, "custom")}
+    if region:
+        _check_name(f"{name}_boxes")
+        texts[f"{name}_boxes"] = _fill(BOXES_TEXT, name, "custom")
     folder.mkdir(parents=True, exist_ok=True)
-    plain = folder / f"{name}.json"
-    if plain.exists():
-        raise FileExistsError(f"{plain} exists already")
-    path = folder / f"{name}.jsonc"
+    for each in texts:
+        for file in (folder / f"{each}.json", folder / f"{each}.jsonc"):
+            if file.exists():
+                raise FileExistsError(f"{file} exists already")
+    return [_write(folder / f"{each}.jsonc", text) for each, text in texts.items()]
+
+
+def _write(path: Path, text: str) -> Path:
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
         raise FileExistsError(f"{path} exists already") from error
     return path
+
+
+def _fill(text: str, name: str, module: str) -> str:
+    _check_name(name)
+    values = {"name": name, "title": name.replace("_", " ").capitalize(), "module": module}
+    return re.sub(r"@(name|title|module)@", lambda match: values[match.group(1)], text)
+
+
+def _check_name(name: str) -> None:
+    if not re.match(PERSPECTIVE_NAME, name):
+        raise ValueError(
+            f"{name!r} is no name for a perspective: use lower-case letters, digits and underscores, a letter first, "
+            "64 characters at most"
+        )

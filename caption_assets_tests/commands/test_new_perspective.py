@@ -25,6 +25,19 @@ def test_the_file_it_writes_passes_check(tmp_path: Path) -> None:
     assert checked.output.endswith("1 perspectives, 0 errors, 0 warnings\n")
 
 
+def test_a_pair_for_regions_passes_check(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    result = new("species", "--region", "--folder", str(folder))
+    assert result.exit_code == 0
+    assert "name 'species' and 'species_boxes' under perspectives.enabled" in result.output
+    checked = CliRunner().invoke(main, ["check", "--library", str(folder)])
+    assert checked.exit_code == 0, checked.output
+    assert checked.output.endswith("2 perspectives, 0 errors, 0 warnings\n")
+    (folder / "species.jsonc").unlink()
+    assert new("species", "--region", "--folder", str(folder)).exit_code == 1
+    assert [file.name for file in folder.iterdir()] == ["species_boxes.jsonc"], "both or none"
+
+
 def test_the_folder_is_perspectives_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert new("street_signs").exit_code == 0

@@ -144,6 +144,72 @@ def test_rows_of_an_earlier_form_stand_in_and_are_converted(hand: Hand) -> None:
     ]
 
 
+REGIONS = pa.struct(
+    [
+        (
+            "regions",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("index", pa.int64()),
+                        ("box", pa.list_(pa.float64())),
+                        ("box_pixels", pa.list_(pa.int64())),
+                        ("species", pa.string()),
+                        ("model", pa.string()),
+                    ]
+                )
+            ),
+        ),
+        ("outside", pa.int64()),
+        ("over_limit", pa.int64()),
+    ]
+)
+
+
+def test_regions_stand_in_a_row_each(hand: Hand) -> None:
+    def region(index: int) -> dict[str, Any]:
+        return {"index": index, "box": [0.0, 0.0, 0.5, 1.0], "box_pixels": [0, 0, 5, 9], "species": f"s{index}"}
+
+    wanted = {"look": look(type_=REGIONS)}
+    assert rows(hand.lake, wanted, "SELECT * FROM regions_look") == [], "before there is any picture"
+    hand.media(ONE, "a", "b", "c")
+    hand.captions("look", "f1", TEXT, {"c": {"caption": "of the whole picture, in an earlier form"}})
+    outputs = {"a": [region(0), {**region(2), "model": "of a car"}], "b": []}
+    full = {each: {"regions": found, "outside": 0, "over_limit": 0} for each, found in outputs.items()}
+    hand.captions("look", "f2", REGIONS, full, minute=1, model="vlm")
+    promote(hand.lake, {"look": "f2"})
+    found = rows(hand.lake, wanted, "SELECT media_id, index, species, box_pixels, model FROM regions_look ORDER BY ALL")
+    assert found == [("a", 0, "s0", [0, 0, 5, 9], "vlm"), ("a", 2, "s2", [0, 0, 5, 9], "vlm")]
+    assert rows(hand.lake, wanted, "SELECT region.model FROM regions_look WHERE index = 2") == [("of a car",)]
+    assert rows(hand.lake, wanted, "SELECT media_id, len(regions) FROM captions_look ORDER BY 1") == [
+        ("a", 2),
+        ("b", 0),
+        ("c", None),
+    ]
+
+
+def test_a_list_that_is_called_regions_but_has_no_boxes_gets_no_view(hand: Hand) -> None:
+    wines = pa.struct([("regions", pa.list_(pa.string()))])
+    hand.captions("look", "f2", wines, {"a": {"regions": ["Mosel"]}})
+    names = rows(hand.lake, {"look": look(type_=wines)}, "SELECT view_name FROM duckdb_views() WHERE NOT internal")
+    assert ("captions_look",) in names
+    assert ("regions_look",) not in names
+
+
+def test_files_of_a_release_without_source_digests_are_still_shown(hand: Hand) -> None:
+    hand.media(ONE, "a")
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "old"}})
+    folder = f"captions/perspective=look/fingerprint=f2/dataset=demo/shard={ONE.key}"
+    for file in hand.lake.list(folder):
+        table = hand.lake.read_table(f"{folder}/{file}").drop_columns("source_digest")
+        hand.lake.write(f"{folder}/{file}", table_bytes(table))
+    # without `wanted` for it, so that there is no file of today's either
+    wanted = {"other": look()}
+    assert rows(hand.lake, wanted, "SELECT media_id, source_digest FROM captions WHERE perspective = 'look'") == [
+        ("a", None)
+    ]
+
+
 def test_the_latest_of_several_rows_counts(hand: Hand) -> None:
     hand.media(ONE, "a")
     for minute, text in enumerate(["first", "second", "third"]):

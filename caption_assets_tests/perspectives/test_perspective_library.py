@@ -180,7 +180,7 @@ def test_stripping_comments_keeps_lines() -> None:
 
 
 def test_a_new_perspective_loads_and_lints_clean(tmp_path: Path) -> None:
-    path = write_new_perspective("my_view", tmp_path / "mine")
+    (path,) = write_new_perspective("my_view", tmp_path / "mine")
     assert path == tmp_path / "mine" / "my_view.jsonc"
     library = load_library(["mine"], tmp_path)
     assert lint(library) == []
@@ -190,7 +190,7 @@ def test_a_new_perspective_loads_and_lints_clean(tmp_path: Path) -> None:
 
 
 def test_a_new_perspective_overwrites_nothing(tmp_path: Path) -> None:
-    path = write_new_perspective("mine", tmp_path)
+    (path,) = write_new_perspective("mine", tmp_path)
     path.write_text("kept")
     with pytest.raises(FileExistsError, match=r"mine\.jsonc"):
         write_new_perspective("mine", tmp_path)
