@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from PIL import Image
 
@@ -25,9 +26,11 @@ from caption_assets.demo import prompts
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 from caption_assets.exports.formats import FORMATS, export_dataset
+from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_failures, read_index
+from caption_assets_tests.assets.running import Pipeline
 from caption_assets_tests.engine.stub_server import MODEL, StubServer
 from caption_assets_tests.support import ScriptedEngine, SharedEngine, bound_of, caption, ingest, lent, reply
 
@@ -318,7 +321,7 @@ def test_no_more_crops_are_under_way_than_the_engine_wants(world: World) -> None
     engine = Counting(Script(boxes=[[index % 90, 0, index % 90 + 10, 50] for index in range(100)]))
     engine.max_in_flight = 70  # more than a run asks for before the engine is there
     caption(world.config, world.lake, [world.shard], lent(engine))
-    assert 16 < engine.most <= 70
+    assert 64 < engine.most <= 70
 
 
 @pytest.mark.parametrize(
@@ -367,6 +370,18 @@ def test_regions_are_read_by_others_previewed_and_exported(world: World) -> None
     lines = world.lake.read(f"exports/jsonl/demo/{world.shard.key}.jsonl").decode().splitlines()
     expected = {row["media_id"]: row["output"] for row in world.rows()}
     assert {line["media_id"]: line["captions"]["species"] for line in map(json.loads, lines)} == expected
+
+
+def test_the_job_makes_them_like_any_other(world: World) -> None:
+    pipeline = Pipeline.of(world.config, lent(ScriptedEngine(Script())))
+    assert pipeline.ingest().success
+    outcome = pipeline.caption(world.shard.key)
+    assert outcome.success, outcome.failures
+    told = outcome.of("captions/species", world.shard.key).metadata
+    assert (told["pictures"], told["new"], told["failed"]) == (8, 8, 0)
+    assert outcome.check("captions/species", world.shard.key).passed
+    with duckdb.connect(world.lake.path(layout.CATALOG), read_only=True) as views:
+        assert views.execute("SELECT count(*) FROM regions_species").fetchall() == [(24,)]
 
 
 def test_a_region_of_a_region(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from caption_assets.captioning import rows
+from caption_assets.captioning.catalog import open_views
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.protocol import EngineReply, EngineRequest
 from caption_assets.exports.samples import read_samples
@@ -85,6 +87,19 @@ def test_of_identical_pictures_in_a_shard_the_first_counts_in_caption_and_export
     (sample,) = read_samples(lake, ingest(config, lake)[0], bound_of(config))
     record = sample.record()
     assert (record["source"]["title"], record["captions"]["look"]["caption"]) == ("first", "Titled first.")
+
+
+def test_a_changed_sidecar_counts_once_its_picture_is_touched(setup: Callable[..., PipelineConfig]) -> None:
+    config = setup("Titled {{ source.title }}.", {"title": "old"})
+    assert told(config) == [["Titled old."]]
+    picture = Path(config.file).parent / "pictures" / "0.png"
+    picture.with_suffix(".json").write_text('{"title": "new"}')
+    assert told(config) == [["Titled old."]], "not noticed"
+    os.utime(picture)
+    assert told(config) == [["Titled old."], ["Titled new."]]
+    with open_views(config) as views:
+        assert views.execute("SELECT caption FROM captions_look").fetchall() == [("Titled new.",)]
+        assert views.execute("SELECT count(*) FROM stale").fetchall() == [(0,)]
 
 
 def test_a_column_that_is_missing_is_a_failure_that_names_those_there_are(
