@@ -8,8 +8,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,120 +16,27 @@ import pytest
 from PIL import Image
 
 from caption_assets.assets.preview import caption_preview
-from caption_assets.captioning import rows
 from caption_assets.captioning.catalog import open_views
 from caption_assets.captioning.run import OpenEngine
-from caption_assets.config import PipelineConfig
 from caption_assets.demo import prompts
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 from caption_assets.exports.formats import FORMATS, export_dataset
 from caption_assets.lake import layout
-from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.shard import read_failures, read_index
+from caption_assets.media.shard import read_index
 from caption_assets_tests.assets.running import Pipeline
+from caption_assets_tests.captioning.region_world import (
+    BOXES,
+    SPECIES,
+    MakeConfig,
+    Script,
+    World,
+    asked,
+    crops_of,
+)
 from caption_assets_tests.engine.stub_server import MODEL, StubServer
 from caption_assets_tests.support import ScriptedEngine, SharedEngine, bound_of, caption, ingest, lent, reply
-
-MakeConfig = Callable[..., PipelineConfig]
-
-SPECIES: dict[str, Any] = {
-    "name": "species",
-    "prompt": "Which animal is the {{ region.label }}?",
-    "schema_fields": [{"name": "species"}, {"name": "sure", "type": "bool"}],
-    "describe_schema": False,
-    "scope": "region",
-    "inputs": ["scene_objects"],
-    "regions": {"input": "scene_objects", "field": "objects", "units": "percent", "min_pixels": 1},
-}
-REPORT: dict[str, Any] = {
-    "name": "report",
-    "prompt": "Sum up.",
-    "schema_fields": [{"name": "caption"}],
-    "context_template": "",
-    "describe_schema": False,
-    "image": False,
-    "inputs": ["species"],
-}
-BOXES = [[10, 20, 30, 60], [50, 50, 90, 90], [0, 0, 100, 100]]
-NAMES = ["scene_objects", "species", "report"]
-ASKED = re.compile(r".*/(?P<name>\w+)(\[(?P<index>\d+)\])?#\d+")
-
-_asked = ASKED.fullmatch
-
-
-@dataclass
-class Script:
-    """Draws the same boxes on every picture, and names the animal in each; `fail` may answer instead."""
-
-    boxes: list[list[int]] = field(default_factory=lambda: list(BOXES))
-    fail: Callable[[EngineRequest, int], EngineReply | EngineFailure | None] = lambda request, index: None
-
-    def __call__(self, request: EngineRequest) -> EngineReply | EngineFailure:
-        """The answer to a request of any perspective."""
-        match = _asked(request.request_id)
-        assert match
-        if match["name"] == "scene_objects":
-            objects = [{"label": f"animal {index}", "box": box} for index, box in enumerate(self.boxes)]
-            return reply(json.dumps({"objects": objects}))
-        if match["name"] == "report":
-            return reply(json.dumps({"caption": "Animals."}))
-        index = int(match["index"])
-        return self.fail(request, index) or reply(json.dumps({"species": f"species {index}", "sure": True}))
-
-
-def crops_of(engine: ScriptedEngine) -> list[EngineRequest]:
-    """The requests about regions."""
-    return [request for request in engine.requests if "[" in request.request_id]
-
-
-@dataclass
-class World:
-    """A pipeline file with the perspectives above, and the media of one shard of eight pictures."""
-
-    make: MakeConfig
-    folder: Path
-    pictures: Path
-    config: PipelineConfig = field(init=False)
-    lake: Lake = field(init=False)
-    shard: Shard = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.configure()
-        self.lake = Lake(self.config.lake)
-        self.shard = ingest(self.config, self.lake)[0]
-
-    def configure(self, species: dict[str, Any] | None = None, **sections: Any) -> PipelineConfig:
-        """Write the perspectives (with changes) and the pipeline file."""
-        self.folder.mkdir(exist_ok=True)
-        objects = json.loads((prompts.PERSPECTIVE_FOLDER / "scene_objects.json").read_text())
-        objects["schema_fields"][0]["max_items"] = None
-        for each in (objects, SPECIES | (species or {}), REPORT):
-            (self.folder / f"{each['name']}.json").write_text(json.dumps(each))
-        chosen = {"library": [str(self.folder)], "enabled": NAMES}
-        eight = {"demo": {"kind": "folder", "path": str(self.pictures)}}
-        self.config = self.make(**{"perspectives": chosen, "datasets": eight, **sections})
-        return self.config
-
-    def run(self, script: Script, run_id: str = "run", **options: Any) -> tuple[ScriptedEngine, Any]:
-        """Caption the shard; the engine with its requests, and the reports by perspective."""
-        engine = ScriptedEngine(script)
-        (report,) = caption(self.config, self.lake, [self.shard], lent(engine), run_id=run_id, **options)
-        return engine, report.looks
-
-    def rows(self, name: str = "species") -> list[dict[str, Any]]:
-        """The rows of a perspective."""
-        return list(rows.read_rows(self.lake, bound_of(self.config)[name], self.shard).values())
-
-    def failures(self, name: str = "species") -> list[dict[str, Any]]:
-        """The failures of a perspective."""
-        return read_failures(self.lake, name, self.shard)
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Rows of the views."""
-        with open_views(self.config) as views:
-            return views.execute(sql).fetchall()
 
 
 @pytest.fixture
@@ -150,7 +55,7 @@ def test_each_crop_is_one_request_and_a_picture_one_row(world: World) -> None:
     assert len(crops) == 8 * 3
     media = {row["media_id"]: row for row in read_index(world.lake, world.shard)}
     for request in crops:
-        match = _asked(request.request_id)
+        match = asked(request.request_id)
         assert match
         index = int(match["index"])
         (row,) = [each for media_id, each in media.items() if f"/{media_id[:16]}/" in request.request_id]
@@ -340,8 +245,8 @@ def test_a_change_makes_stale_its_rows_and_their_readers_only(
     world.configure(change)
     assert {name for (name,) in world.query("SELECT DISTINCT perspective FROM stale")} == stale
     engine, _ = world.run(Script(), run_id="second")
-    asked = {match["name"] for request in engine.requests if (match := _asked(request.request_id))}
-    assert asked == stale
+    names = {match["name"] for request in engine.requests if (match := asked(request.request_id))}
+    assert names == stale
 
 
 def test_boxes_drawn_anew_make_the_row_stale(world: World) -> None:
