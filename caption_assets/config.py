@@ -67,6 +67,10 @@ class Media(Strict):
     max_file_mb: float = Field(default=500.0, gt=0)
     """A bigger file is a failure `too_large`, before it is read."""
     quality: int = Field(default=90, ge=1, le=100)
+    gps: bool = False
+    """Whether the lake may hold where a picture was taken: columns, and what EXIF and XMP say of it."""
+    allow_truncated: bool = False
+    """Whether a truncated file is a picture, its missing part grey, rather than a failure `truncated`."""
 
 
 class VllmEngine(Strict):

@@ -40,9 +40,24 @@ MEDIA = pa.schema(
         ("original_height", pa.int32()),
         ("original_bytes", pa.int64()),
         ("format", pa.string()),  # of the original
+        ("frames", pa.int32()),  # of the original; the first is stored
+        ("truncated", pa.bool_()),  # a part of it is missing, and grey
         ("phash", pa.string()),  # 64-bit perceptual hash, hex
+        ("brightness", pa.float32()),  # mean luma of what is stored, 0-1
+        ("blur", pa.float32()),  # variance of the luma's Laplacian: higher is sharper
         ("normalisation", pa.string()),
-        ("exif", pa.string()),  # JSON object
+        ("taken_at", pa.timestamp("us")),  # local time, as the camera had it
+        ("camera_make", pa.string()),
+        ("camera_model", pa.string()),
+        ("latitude", pa.float64()),  # decimal degrees, WGS84; null unless media.gps
+        ("longitude", pa.float64()),
+        ("title", pa.string()),
+        ("description", pa.string()),
+        ("keywords", pa.list_(pa.string())),
+        ("creator", pa.string()),
+        ("exif", pa.string()),  # JSON objects; null where the file has none
+        ("xmp", pa.string()),
+        ("iptc", pa.string()),
         ("source", pa.string()),
         ("run_id", pa.string()),
         ("created_at", TIMESTAMP),

@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +17,7 @@ from caption_assets.config import Media
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.decode import DecodeError, decode, exif_json
+from caption_assets.media.decode import DecodeError, decode
 from caption_assets.media.memory import MemoryGate
 from caption_assets.media.normalise import normalisation_id, normalise
 from caption_assets.media.segment import SegmentWriter
@@ -48,9 +48,10 @@ def segment_path(row: Mapping[str, Any]) -> str:
     return str(PurePosixPath(layout.media_index(Shard(row["dataset"], 0))).parent / row["segment"])
 
 
-def failure_fingerprint(media: Media) -> str:
-    """Names the settings on which a failure depends: those of the normalisation, and the limits."""
-    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}"
+def failure_fingerprint(media: Media, kind: str) -> str:
+    """Names the settings on which a failure of a kind depends: the normalisation's, the limits, what may be truncated."""
+    partial = "-partial" if kind == "truncated" and media.allow_truncated else ""
+    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{partial}"
 
 
 class ShardBuild:
@@ -227,6 +228,8 @@ class ShardBuild:
                 original,
                 max_megapixels=media.max_megapixels,
                 target_pixels=media.max_pixels,
+                gps=media.gps,
+                allow_truncated=media.allow_truncated,
                 memory=self._memory,
             )
             normalised = normalise(picture, media)
@@ -244,8 +247,11 @@ class ShardBuild:
             "original_height": picture.height,
             "original_bytes": len(original),
             "format": picture.format,
+            "frames": picture.frames,
+            "truncated": picture.truncated,
             "phash": normalised.phash,
-            "exif": exif_json(picture.exif),
+            **asdict(normalised.quality),
+            **picture.metadata.columns(),
             "run_id": self._run_id,
             "created_at": self._created_at,
         }
@@ -285,7 +291,7 @@ class ShardBuild:
             "shard": self._shard.key,
             "uri": item.uri,
             "etag": item.etag,
-            "fingerprint": failure_fingerprint(self._media),
+            "fingerprint": failure_fingerprint(self._media, error.kind),
             "kind": error.kind,
             "message": str(error)[:_MESSAGE_LENGTH],
             "attempts": self._attempts.get(item.key, 0) + 1,

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 import re
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from caption_assets.lake.tables import MediaFailureKind
-from caption_assets.media import jpeg
+from caption_assets.media import formats, jpeg
 from caption_assets.media.color import is_srgb, to_srgb
 from caption_assets.media.memory import MemoryGate
+from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.pixels import Pixels, fit, jpeg_pixels, jpeg_scale, rgb_pixels, same_jpeg
+from caption_assets.media.truncated import start_grey, truncated_files
 
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
 Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixels are allocated
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata is not worth a line each
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is decoded. Not all that Pillow can: its EPS support, for one, runs another program on the file, and an ICO's
-header may promise less than the picture in it needs."""
-
 _JPEGS = frozenset({"JPEG", "MPO"})
 _LOSSLESS = frozenset({"PNG", "GIF", "BMP", "TIFF"})
+_COUNTED = frozenset({"GIF", "TIFF"})
+"""Formats whose frames are counted by walking the file."""
+_PARTIAL = frozenset({*_JPEGS, "PNG", "GIF", "BMP", "TIFF"})
+"""Formats of which a part can be decoded; of the others all is wanted."""
 _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
 """What a decoded image takes of memory, by mode; all other modes: four."""
-_TRANSCODED = {"WEBP": 8, "AVIF": 12}
+_TRANSCODED = {"WEBP": 8, "AVIF": 12, formats.HEIF: 8, formats.JXL: 20}
 """Formats whose decoders hold the picture besides: bytes a pixel, all in all."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-_EXIF_COLUMNS = ("DateTime", "DateTimeOriginal", "Make", "Model", "LensModel", "Software", "ImageDescription", "Artist")
-_EXIF_LENGTH = 500
 _MESSAGE_LENGTH = 300
-_UNSUPPORTED = (
-    (re.compile(rb"....ftyp(?:hei[cfms]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIC/HEIF"),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
-    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?)?(?:<!--.*?-->|<!DOCTYPE svg.*?>|\s)*<svg\b", re.DOTALL), "SVG"),
-    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript"),
-    (re.compile(rb"%PDF-"), "PDF"),
-    (re.compile(rb"8BPS"), "Photoshop"),
-)
 
 
 class DecodeError(Exception):
@@ -65,9 +57,13 @@ class Picture:
     height: int
     """Size of the original in pixels, upright."""
     lossless: bool
-    exif: dict[str, Any]
+    frames: int = 1
+    """How many the original has; this is the first."""
+    metadata: Metadata = field(default_factory=Metadata)
     jpeg: bytes | None = None
     """The original without metadata, where that is a JPEG of exactly these pixels."""
+    truncated: bool = False
+    """Whether a part of the picture is missing, and grey."""
 
     @property
     def image(self) -> Image.Image:
@@ -75,13 +71,24 @@ class Picture:
         return Image.fromarray(self.pixels)
 
 
-def decode(data: bytes, *, max_megapixels: float, target_pixels: int, memory: MemoryGate | None = None) -> Picture:
+def decode(
+    data: bytes,
+    *,
+    max_megapixels: float,
+    target_pixels: int,
+    gps: bool = False,
+    allow_truncated: bool = False,
+    memory: MemoryGate | None = None,
+) -> Picture:
     """Decode the bytes of a picture, and shrink it (never enlarge) to a pixel budget.
 
     Args:
         data: the original file.
         max_megapixels: more than this in the header is refused before decoding.
         target_pixels: the budget.
+        gps: whether a position is read from the metadata.
+        allow_truncated: whether a truncated file is a picture too, its missing part grey. Of WebP, AVIF, HEIC and
+            JPEG XL no part can be decoded.
         memory: where to wait for the memory that decoding takes.
 
     Raises:
@@ -89,9 +96,45 @@ def decode(data: bytes, *, max_megapixels: float, target_pixels: int, memory: Me
     """
     if not data:
         raise DecodeError("not_an_image", "the file is empty")
+    settings = _Settings(max_megapixels, target_pixels, gps, memory or MemoryGate())
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            return _decode_opened(opened, data, max_megapixels, target_pixels, memory or MemoryGate())
+        return _decode(data, settings)
+    except DecodeError as error:
+        if not allow_truncated or error.kind != "truncated":
+            raise
+        whole = error
+    try:
+        partial = _decode(data, replace(settings, partial=True))
+    except DecodeError:
+        raise whole from None
+    if (partial.pixels == partial.pixels[0, 0]).all():
+        raise DecodeError("truncated", "the file is truncated before its first pixels")
+    return partial
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What `decode` was asked for."""
+
+    max_megapixels: float
+    target_pixels: int
+    gps: bool
+    memory: MemoryGate
+    partial: bool = False
+
+
+def _decode(data: bytes, settings: _Settings) -> Picture:
+    try:
+        sizes = list(formats.promised_sizes(data))
+        for size in sizes:
+            _check_size(size, settings.max_megapixels)
+        names = formats.formats_of(data)
+        hold = nullcontext()
+        if formats.JXL in names:  # its reader decodes as it opens; who waits for the gate twice may wait for ever
+            hold = settings.memory.hold(math.prod(sizes[0]) * _TRANSCODED[formats.JXL])
+            settings = replace(settings, memory=MemoryGate())
+        with hold, truncated_files(settings.partial), Image.open(io.BytesIO(data), formats=names) as opened:
+            return _decode_opened(opened, data, settings)
     except DecodeError:
         raise
     except UnidentifiedImageError:
@@ -100,26 +143,27 @@ def decode(data: bytes, *, max_megapixels: float, target_pixels: int, memory: Me
         raise _unreadable(error) from None
 
 
-def exif_json(exif: dict[str, Any]) -> str:
-    """EXIF fields as the media table stores them."""
-    return json.dumps(exif, ensure_ascii=False, sort_keys=True)
+def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
+    width, height = size
+    if width * height > max_megapixels * 1e6:
+        raise DecodeError("too_large", f"{width} x {height} is more than {max_megapixels:g} megapixels")
 
 
-def _decode_opened(
-    opened: Image.Image, data: bytes, max_megapixels: float, target_pixels: int, memory: MemoryGate
-) -> Picture:
+def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Picture:
     header = opened.size
-    for width, height in (header, _tile_size(opened)):
-        if width * height > max_megapixels * 1e6:
-            raise DecodeError("too_large", f"{width} x {height} is more than {max_megapixels:g} megapixels")
+    _check_size(header, settings.max_megapixels)
+    _check_size(_tile_size(opened), settings.max_megapixels)
     format_name = opened.format or "unknown"
+    if settings.partial and format_name not in _PARTIAL:
+        raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
     profile = opened.info.get("icc_profile")
-    with memory.hold(_working_bytes(opened, format_name, target_pixels)):
-        pixels = _pixels(opened, data, format_name, target_pixels, profile)
+    with settings.memory.hold(_working_bytes(opened, format_name, settings.target_pixels)):
+        pixels = _pixels(opened, data, format_name, settings, profile)
         # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
-        orientation, exif = _orientation(opened), _exif(opened)
+        orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
+        frames = _frames(opened, data)
         opened.close()  # its memory, which the next one is waiting for
-    keep = format_name in _JPEGS and pixels.shape[1::-1] == header and orientation == 1
+    keep = format_name in _JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
     width, height = header if format_name in _JPEGS else opened.size
     return Picture(
         pixels=_upright(pixels, orientation),
@@ -127,22 +171,26 @@ def _decode_opened(
         width=height if orientation >= 5 else width,
         height=width if orientation >= 5 else height,
         lossless=format_name in _LOSSLESS,
-        exif=exif,
+        frames=frames,
+        metadata=metadata,
         jpeg=_kept_jpeg(data) if keep and (not profile or is_srgb(profile)) else None,
+        truncated=settings.partial,
     )
 
 
-def _pixels(opened: Image.Image, data: bytes, format_name: str, target_pixels: int, profile: bytes | None) -> Pixels:
+def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Settings, profile: bytes | None) -> Pixels:
     """The pixels within the budget, as they are stored: not turned yet."""
-    size = fit(*opened.size, target_pixels)
+    size = fit(*opened.size, settings.target_pixels)
     if format_name in _JPEGS and opened.mode in {"L", "RGB"}:
         pixels = jpeg_pixels(data, opened.size, size)
         if pixels is not None:
             return pixels if not profile or is_srgb(profile) else np.asarray(to_srgb(Image.fromarray(pixels), profile))
     if format_name in _JPEGS:
         opened.draft(None, size)
+    if settings.partial:
+        start_grey(opened)
     opened.load()
-    return rgb_pixels(opened, profile, fit(*opened.size, target_pixels))
+    return rgb_pixels(opened, profile, fit(*opened.size, settings.target_pixels))
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -168,6 +216,18 @@ def _working_bytes(opened: Image.Image, format_name: str, target_pixels: int) ->
     return pixels
 
 
+def _frames(opened: Image.Image, data: bytes) -> int:
+    """How many pictures a file holds; of one that breaks off, those that are there."""
+    if opened.format not in _COUNTED:
+        return max(1, int(getattr(opened, "n_frames", 1)))
+    # another reader, for this one's picture would be lost on the way
+    with Image.open(io.BytesIO(data), formats=(opened.format,)) as again:
+        try:
+            return int(getattr(again, "n_frames", 1))
+        except Exception:  # frames behind the first are nobody's loss
+            return again.tell() + 1
+
+
 def _tile_size(image: Image.Image) -> tuple[int, int]:
     """Size of a TIFF's tiles: a tile is decoded whole, however small the picture that is cut from it."""
     tags = getattr(image, "tag_v2", {})
@@ -181,7 +241,9 @@ def _kept_jpeg(data: bytes) -> bytes | None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where it is absent or makes no sense."""
+    """The EXIF orientation, 1 to 8; 1 where it is absent or makes no sense, or is only a copy of the stream's own."""
+    if image.format == formats.JXL:  # its decoder has turned the picture
+        return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # broken EXIF says nothing about the pixels
@@ -189,52 +251,18 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _exif(image: Image.Image) -> dict[str, str]:
-    """The EXIF fields worth keeping, as bounded text. Never a position."""
-    try:
-        raw = image.getexif()
-        merged = {**raw, **raw.get_ifd(ExifTags.IFD.Exif)}
-    except Exception:  # broken EXIF says nothing about the pixels
-        return {}
-    named = {ExifTags.TAGS.get(tag, ""): value for tag, value in merged.items()}
-    kept = {name: _text(named[name]) for name in _EXIF_COLUMNS if name in named}
-    return {name: value for name, value in kept.items() if value}
-
-
-def _text(value: object) -> str:
-    """An EXIF value as text: up to the first NUL, without control characters or halves of characters."""
-    if isinstance(value, tuple | list) and value:
-        value = value[0]
-    if isinstance(value, bytes):
-        text = value[: 8 * _EXIF_LENGTH].decode("utf-8", "replace")
-    elif isinstance(value, str):
-        text = _utf8(value[: 8 * _EXIF_LENGTH])
-    else:
-        text = repr(value) if isinstance(value, int | float) else ""
-    text = text.strip("\0 ").split("\0", 1)[0].encode("utf-8", "replace").decode()
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return printable.strip()[:_EXIF_LENGTH].rstrip()
-
-
-def _utf8(text: str) -> str:
-    """What Pillow read as Latin-1 is UTF-8 in nearly all files with other than ASCII characters."""
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return text
-
-
 def _unidentified(data: bytes) -> DecodeError:
-    head = data[:4096]
-    for pattern, name in _UNSUPPORTED:
-        if pattern.match(head):
-            return DecodeError("unsupported", f"{name} is not decoded; convert the file to JPEG or PNG")
+    if reason := formats.unsupported(data):
+        return DecodeError("unsupported", reason)
+    if name := formats.signature(data):
+        return DecodeError("unreadable", f"a {name} file that is damaged or incomplete in its head")
     return DecodeError("not_an_image", f"no known picture format; the file begins {data[:16]!r}")
 
 
 def _unreadable(error: Exception) -> DecodeError:
     """A reader's exception as one of ours; its text may hold addresses and file names, which are nobody's business."""
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    text = re.sub(r"\. Please build .*", "", text, flags=re.DOTALL)  # the JPEG XL reader's advice to its developers
     text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", text)
     text = re.sub(r"(?:[A-Za-z]:)?(?:[/\\][\w.@%+~-]+){2,}[/\\]?", "a file", text)
     kind: MediaFailureKind = "unreadable"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets.media.decode import Picture
+from caption_assets.media.quality import Quality, measure
 from caption_assets.media.pixels import Pixels, encode_jpeg
 
 _LOSSLESS_PIXELS = 262_144
@@ -32,11 +33,12 @@ class Normalised:
     width: int
     height: int
     phash: str
+    quality: Quality
 
 
 def normalisation_id(media: Media) -> str:
     """Names how pictures are normalised; media rows with another id are stale."""
-    return f"n3-keepjpeg-{media.max_pixels}-q{media.quality}"
+    return f"n3-keepjpeg-{media.max_pixels}-q{media.quality}" + ("-gps" if media.gps else "")
 
 
 def normalise(picture: Picture, media: Media) -> Normalised:
@@ -50,7 +52,7 @@ def normalise(picture: Picture, media: Media) -> Normalised:
         data, extension = buffer.getvalue(), "png"
     else:
         data, extension = encode_jpeg(picture.pixels, media.quality), "jpg"
-    return Normalised(data, extension, width, height, perceptual_hash(picture.pixels))
+    return Normalised(data, extension, width, height, perceptual_hash(picture.pixels), measure(picture.pixels))
 
 
 def perceptual_hash(pixels: Pixels) -> str:

@@ -109,14 +109,21 @@ def _lost(lake: Lake, index: list[Row]) -> bool:
 
 
 def _current(index: list[Row], media: Media) -> dict[tuple[str, str], Row]:
-    """The rows made with the present settings."""
-    return {_key(row): row for row in index if row["normalisation"] == normalisation_id(media)}
+    """The rows made with the present settings; of truncated files only where they are allowed."""
+    return {
+        _key(row): row
+        for row in index
+        if row["normalisation"] == normalisation_id(media) and (media.allow_truncated or not row.get("truncated"))
+    }
 
 
 def _settled(failures: list[Row], media: Media) -> dict[tuple[str, str], Row]:
     """The failures that trying again under the present settings would only repeat."""
-    fingerprint = failure_fingerprint(media)
-    return {_key(row): row for row in failures if not row["retryable"] and row["fingerprint"] == fingerprint}
+    return {
+        _key(row): row
+        for row in failures
+        if not row["retryable"] and row["fingerprint"] == failure_fingerprint(media, row["kind"])
+    }
 
 
 def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, new: int) -> MediaReport:

@@ -8,7 +8,12 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+
+from caption_assets.media.formats import formats_of
+
+for _head in (b"\0\0\0\x18ftypheic", b"\xff\x0a"):
+    formats_of(_head)  # registers what encodes these formats, too
 
 CORNERS = {(0, 0): (220, 30, 30), (1, 0): (30, 200, 30), (0, 1): (30, 30, 220), (1, 1): (230, 220, 30)}
 """(right, bottom) → colour of that quarter of `quarters()`: no two turns of it are alike."""
@@ -82,6 +87,76 @@ def jpeg_with_everything(image: Image.Image | None = None, **options: Any) -> by
         (0xEB, b"SECRET-app11"),
     ]
     return insert(plain, *extra) + b"SECRET-tail"
+
+
+XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:exif="http://ns.adobe.com/exif/1.0/"
+  xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/"
+  xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:drone="http://www.dji.com/drone-dji/1.0/"
+  xmlns:geo="http://www.w3.org/2003/01/geo/wgs84_pos#"
+  photoshop:DateCreated="2021-03-04T05:06:07.25+02:00" tiff:Make="XMP maker" tiff:Model="XMP model"
+  exif:GPSLatitude="52,31.2N" exif:GPSLongitude="13,24,36W" drone:GpsLongtitude="13.41" drone:Speed="3" geo:lat="52.52">
+<dc:title><rdf:Alt><rdf:li xml:lang="de">Brücke</rdf:li><rdf:li xml:lang="x-default">Bridge</rdf:li></rdf:Alt></dc:title>
+<dc:description><rdf:Alt><rdf:li xml:lang="en">A bridge
+ at dusk</rdf:li></rdf:Alt></dc:description>
+<dc:subject><rdf:Bag><rdf:li>bridge</rdf:li><rdf:li>dusk</rdf:li><rdf:li>bridge</rdf:li></rdf:Bag></dc:subject>
+<dc:creator><rdf:Seq><rdf:li>Ada</rdf:li><rdf:li>Bob</rdf:li></rdf:Seq></dc:creator>
+<Iptc4xmpExt:LocationShown><rdf:Bag><rdf:li rdf:parseType="Resource"><exif:GPSLatitude>52,31.2N</exif:GPSLatitude>
+<Iptc4xmpExt:City>Berlin</Iptc4xmpExt:City></rdf:li></rdf:Bag></Iptc4xmpExt:LocationShown>
+<Iptc4xmpExt:PersonInImageWDetails><rdf:Bag><rdf:li><rdf:Description Iptc4xmpExt:PersonName="Eve" exif:GPSAltitude="5"/>
+</rdf:li></rdf:Bag></Iptc4xmpExt:PersonInImageWDetails>
+</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>"""
+"""A packet with every form that a property can have, and positions at places that one expects and others."""
+
+POSITIONS = ("52,31", "52.52", "13,24", "13.4", "Berlin", "GPS", "Gps", "wgs84")
+"""What of it, and of `position()`, must not be in a lake without `media.gps`."""
+
+
+def iptc(*fields: tuple[int, bytes], utf8: bool = True) -> bytes:
+    """An IPTC block of application records."""
+    head = b"\x1c\x01\x5a\0\x03\x1b%G" if utf8 else b""
+    return head + b"".join(b"\x1c\x02" + struct.pack(">BH", number, len(value)) + value for number, value in fields)
+
+
+def photoshop(block: bytes) -> tuple[int, bytes]:
+    """A JPEG segment with Photoshop's resource of an IPTC block."""
+    return 0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(block)) + block + bytes(len(block) % 2)
+
+
+IPTC = iptc(
+    (5, b"IPTC title"), (25, b"one"), (25, "zwölf".encode()), (55, b"20190203"), (60, b"040506+0100"),
+    (80, b"Carl"), (80, b"Dora"), (90, b"Paris"), (120, b"IPTC text"), (200, b"?"),
+)  # fmt: skip
+
+
+def position() -> dict[int, Any]:
+    """EXIF's directory of a position: 52.52 N, 13.41 W."""
+    return {1: "N", 2: (52.0, 31.0, 12.0), 3: "W", 4: (13.0, 24.0, 36.0), 18: "WGS-84", 29: "2024:01:02"}
+
+
+def camera_exif(*, gps: bool = True) -> Image.Exif:
+    """What a camera writes, and an editor."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "ACME ", "Shot 1\0\0"
+    exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.Artist] = "EXIF text", "Emil"
+    exif[ExifTags.Base.XPTitle] = "EXIF title\0".encode("utf-16-le")
+    exif[ExifTags.Base.XPKeywords] = "red; blue ;red".encode("utf-16-le")
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {
+            ExifTags.Base.DateTimeOriginal: "2024:01:02 03:04:05",
+            ExifTags.Base.SubsecTimeOriginal: "25",
+            ExifTags.Base.ExposureTime: TiffImagePlugin.IFDRational(1, 250),
+            ExifTags.Base.FNumber: TiffImagePlugin.IFDRational(0, 0),
+            ExifTags.Base.ISOSpeedRatings: 100,
+            ExifTags.Base.ExifVersion: b"0232",
+            ExifTags.Base.MakerNote: b"GPS 52.52" * 100,
+            ExifTags.Base.UserComment: b"ASCII\0\0\0fine",
+        }
+    )
+    if gps:
+        exif.get_ifd(ExifTags.IFD.GPSInfo).update(position())
+    return exif
 
 
 def exif_entry(tag: int, kind: int, value: bytes) -> bytes:
@@ -161,4 +236,6 @@ def valid_files() -> dict[str, bytes]:
         "tiff_lzw": encode(image, "TIFF", compression="tiff_lzw"),
         "tiff_jpeg": encode(image, "TIFF", compression="jpeg"),
         "avif": encode(image, "AVIF", exif=exif),
+        "heic": encode(image, "HEIF", exif=exif, xmp=XMP.encode()),
+        "jxl": encode(image, "JXL", exif=exif.tobytes(), lossless=True),
     }

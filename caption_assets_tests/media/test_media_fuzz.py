@@ -1,11 +1,15 @@
 """Whatever the bytes: a picture or a `DecodeError`, never anything else."""
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caption_assets.config import Media
-from caption_assets.media.decode import DecodeError, decode, exif_json
+from caption_assets.lake import tables
+from caption_assets.media.decode import DecodeError, decode
+from caption_assets.media.metadata import Metadata
 from caption_assets.media.normalise import normalise
 from caption_assets_tests.media.pictures import valid_files
 
@@ -15,14 +19,21 @@ MEDIA = Media(max_pixels=1024)
 KINDS = {"not_an_image", "unsupported", "truncated", "unreadable", "too_large"}
 
 
+def raw(metadata: Metadata) -> list[str]:
+    return [text for text in (metadata.exif, metadata.xmp, metadata.iptc) if text]
+
+
 def survive(data: bytes) -> None:
     try:
-        picture = decode(data, max_megapixels=2, target_pixels=MEDIA.max_pixels)
+        picture = decode(
+            data, max_megapixels=2, target_pixels=MEDIA.max_pixels, gps=True, allow_truncated=len(data) % 2 == 0
+        )
     except DecodeError as refusal:
         error = refusal
     else:
         assert picture.image.mode == "RGB"
-        exif_json(picture.exif).encode()
+        tables.table([picture.metadata.columns()], tables.MEDIA)
+        assert all(json.loads(text) for text in raw(picture.metadata))
         stored = normalise(picture, MEDIA)
         assert 1 <= stored.width * stored.height <= MEDIA.max_pixels
         return
