@@ -18,7 +18,18 @@ HEIF, JXL = "HEIF", "JXL"
 
 _HEIF_BRAND = re.compile(rb"....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
 _JXL_STREAM, _JXL_BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
-_HEIF_SIZE = re.compile(rb"ispe\0\0\0\0(.{4})(.{4})", re.DOTALL)
+_BMFF_BRAND = re.compile(rb"....ftyp(?:avi[fs]|hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
+_BMFF_SIZE = re.compile(rb"ispe\0\0\0\0(.{4})(.{4})", re.DOTALL)
+_SIGNATURES = (
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "TIFF"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
+    (_HEIF_BRAND, "HEIC/HEIF"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "JPEG XL"),
+)
 _JXL_HEADER = 16
 """Bytes of a JPEG XL stream in which its size stands for certain."""
 _JXL_BITS = (9, 13, 18, 30)
@@ -48,16 +59,16 @@ def promised_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     Raises:
         ValueError: a JPEG XL file has no readable head.
     """
-    if _HEIF_BRAND.match(data):  # also of what a crop leaves little of, and of a grid's tiles: the decoder goes by them
-        for width, height in _HEIF_SIZE.findall(data):
+    if _BMFF_BRAND.match(data):  # also of what a crop leaves little of, and of a grid's tiles: the decoder goes by them
+        for width, height in _BMFF_SIZE.findall(data):
             yield int.from_bytes(width, "big"), int.from_bytes(height, "big")
     elif data.startswith((_JXL_STREAM, _JXL_BOX)):
         yield _jxl_size(_jxl_head(data))
 
 
-def is_plugins(data: bytes) -> bool:
-    """Whether a file begins like one that a plugin reads."""
-    return bool(_HEIF_BRAND.match(data)) or data.startswith((_JXL_STREAM, _JXL_BOX))
+def signature(data: bytes) -> str | None:
+    """The format that a file's first bytes name, whatever follows them."""
+    return next((name for pattern, name in _SIGNATURES if pattern.match(data)), None)
 
 
 def unsupported(data: bytes) -> str | None:

@@ -70,7 +70,8 @@ def oriented(orientation: int, format_name: str = "JPEG", **options: Any) -> byt
     image = quarters(*options.pop("size", (48, 32)))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    return encode(image if turned is None else image.transpose(turned), format_name, exif=exif, **options)
+    options["exif"] = exif.tobytes() if format_name == "HEIF" else exif  # only of bytes its writer makes a rotation
+    return encode(image if turned is None else image.transpose(turned), format_name, **options)
 
 
 def jpeg_with_everything(image: Image.Image | None = None, **options: Any) -> bytes:
