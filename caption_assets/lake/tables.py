@@ -143,9 +143,9 @@ MediaFailureKind = Literal[
     "unreadable",  # its bytes cannot be read, for a reason of the source's
     "bad_row",  # the line of a list that should name it cannot be understood, or names what a list may not
     "not_an_image",
-    "unsupported",
-    "truncated",
-    "too_large",
+    "unsupported",  # a picture in a format that is not decoded
+    "truncated",  # it ends too early
+    "too_large",  # for the limits on pixels and bytes, as its head says
 ]
 CaptionFailureKind = Literal[
     "input_missing",

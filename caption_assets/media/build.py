@@ -49,7 +49,7 @@ def segment_path(row: Mapping[str, Any]) -> str:
 
 
 def failure_fingerprint(media: Media, kind: str) -> str:
-    """Names the settings on which a failure of a kind depends: the normalisation's, the limits, what may be truncated."""
+    """Names the settings on which a failure of a kind depends: the normalisation's, the limits, what is allowed."""
     partial = "-partial" if kind == "truncated" and media.allow_truncated else ""
     return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{partial}"
 

@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from caption_assets.media.color import is_srgb, to_srgb
 from caption_assets.media.memory import MemoryGate
 from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.pixels import Pixels, fit, jpeg_pixels, jpeg_scale, rgb_pixels, same_jpeg
-from caption_assets.media.truncated import start_grey, truncated_files
+from caption_assets.media.truncated import is_blank, start_grey, truncated_files
 
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
 Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixels are allocated
@@ -107,8 +107,8 @@ def decode(
         partial = _decode(data, replace(settings, partial=True))
     except DecodeError:
         raise whole from None
-    if (partial.pixels == partial.pixels[0, 0]).all():
-        raise DecodeError("truncated", "the file is truncated before its first pixels")
+    if is_blank(partial.pixels):
+        raise DecodeError("truncated", "the file is truncated, and hardly anything of its picture is there")
     return partial
 
 
@@ -129,7 +129,7 @@ def _decode(data: bytes, settings: _Settings) -> Picture:
         for size in sizes:
             _check_size(size, settings.max_megapixels)
         names = formats.formats_of(data)
-        hold = nullcontext()
+        hold: AbstractContextManager[None] = nullcontext()
         if formats.JXL in names:  # its reader decodes as it opens; who waits for the gate twice may wait for ever
             hold = settings.memory.hold(math.prod(sizes[0]) * _TRANSCODED[formats.JXL])
             settings = replace(settings, memory=MemoryGate())

@@ -14,8 +14,8 @@ from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets.media.decode import Picture
-from caption_assets.media.quality import Quality, measure
 from caption_assets.media.pixels import Pixels, encode_jpeg
+from caption_assets.media.quality import Quality, measure
 
 _LOSSLESS_PIXELS = 262_144
 """Drawings and screenshots up to this size stay lossless; they are small, and JPEG hurts their edges."""

@@ -26,8 +26,8 @@ class Quality:
 def measure(pixels: Pixels) -> Quality:
     """Measure RGB values, (height, width, 3).
 
-    The luma is averaged down by the least whole factor that makes the longer side at most 256 pixels. Then, with luma in
-    levels of 0 to 255, blur is var(L) over all pixels of
+    The luma is averaged down by the least whole factor that makes the longer side at most 256 pixels. Then, in levels
+    of 0 to 255, blur is var(L) over all pixels of
     L(x, y) = Y(x-1, y) + Y(x+1, y) + Y(x, y-1) + Y(x, y+1) - 4 Y(x, y), edges repeated: the measure LAPV of
     Pertuz, Puig and Garcia, "Analysis of focus measure operators for shape-from-focus", Pattern Recognition 46 (2013),
     after Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy" (ICPR 2000). At one size for all, what

@@ -12,9 +12,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageFile
 
+from caption_assets.media.pixels import Pixels
+
 _GREY = 128
+_NEARLY = 2
+_BLANK_SHARE = 0.95
 _INKS: dict[str, Any] = {
     "L": _GREY,
     "LA": (_GREY, 255),
@@ -56,6 +61,15 @@ def start_grey(image: Image.Image) -> None:
     ink = _nearest_grey(image) if image.mode == "P" else _INKS.get(image.mode)
     if ink is not None:
         image.im = Image.new(image.mode, image.size, ink).im
+
+
+def is_blank(pixels: Pixels) -> bool:
+    """Whether hardly anything was there of RGB values, (height, width, 3): all is one colour, or 95 of 100 are grey.
+
+    A JPEG's decoder takes the mark of the end, which is put behind what is there, for a block or two.
+    """
+    grey = np.abs(pixels.astype(np.int16) - _GREY).max(axis=2) <= _NEARLY
+    return bool(grey.mean() >= _BLANK_SHARE or (pixels == pixels[0, 0]).all())
 
 
 def _nearest_grey(image: Image.Image) -> int | None:

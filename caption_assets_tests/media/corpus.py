@@ -42,7 +42,7 @@ class Case:
     outcome: str
     """`media`, or a failure's kind."""
     looks: str = ""
-    """What the stored pixels are: `quarters`, `swapped` (red and green), `noise`, or a colour; "" where it is anything."""
+    """What the stored pixels are: `quarters`, `swapped` (red and green), `noise`, or a colour; "" is anything."""
     frames: int = 1
 
 

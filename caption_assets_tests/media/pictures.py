@@ -98,7 +98,8 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
   xmlns:geo="http://www.w3.org/2003/01/geo/wgs84_pos#"
   photoshop:DateCreated="2021-03-04T05:06:07.25+02:00" tiff:Make="XMP maker" tiff:Model="XMP model"
   exif:GPSLatitude="52,31.2N" exif:GPSLongitude="13,24,36W" drone:GpsLongtitude="13.41" drone:Speed="3" geo:lat="52.52">
-<dc:title><rdf:Alt><rdf:li xml:lang="de">Brücke</rdf:li><rdf:li xml:lang="x-default">Bridge</rdf:li></rdf:Alt></dc:title>
+<dc:title><rdf:Alt><rdf:li xml:lang="de">Brücke</rdf:li>
+<rdf:li xml:lang="x-default">Bridge</rdf:li></rdf:Alt></dc:title>
 <dc:description><rdf:Alt><rdf:li xml:lang="en">A bridge
  at dusk</rdf:li></rdf:Alt></dc:description>
 <dc:subject><rdf:Bag><rdf:li>bridge</rdf:li><rdf:li>dusk</rdf:li><rdf:li>bridge</rdf:li></rdf:Bag></dc:subject>

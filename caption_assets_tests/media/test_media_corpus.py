@@ -178,5 +178,6 @@ def shown(lake: Lake) -> list[tuple[Any, ...]]:
     with connect(lake, {"p": Wanted("0" * 16, (), pa.struct([("caption", pa.string())]))}) as connection:
         return connection.execute(
             """SELECT taken_at::VARCHAR, camera_make, camera_model, latitude, longitude, title, keywords, creator,
-            exif->>'$.ISOSpeedRatings', frames FROM media WHERE brightness > 0 AND blur > 0 AND NOT truncated ORDER BY uri"""
+            exif->>'$.ISOSpeedRatings', frames
+            FROM media WHERE brightness > 0 AND blur > 0 AND NOT truncated ORDER BY uri"""
         ).fetchall()

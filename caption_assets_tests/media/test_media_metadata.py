@@ -31,7 +31,7 @@ def with_exif(**tags: Any) -> Metadata:
     exif = Image.Exif()
     for name, value in tags.items():
         tag = ExifTags.Base[name]
-        (exif if tag < 0x8298 or tag >= 0x9C9B and tag <= 0x9C9F else exif.get_ifd(ExifTags.IFD.Exif))[tag] = value
+        (exif if tag < 0x8298 or (tag >= 0x9C9B and tag <= 0x9C9F) else exif.get_ifd(ExifTags.IFD.Exif))[tag] = value
     return read(encode(quarters(), "JPEG", exif=exif))
 
 
@@ -85,8 +85,8 @@ def test_raw_xmp_has_lists_languages_and_structures() -> None:
     assert found["Iptc4xmpExt:PersonInImageWDetails"] == [{"Iptc4xmpExt:PersonName": "Eve"}]
     assert found["http://www.dji.com/drone-dji/1.0/Speed"] == "3"
     assert json.loads(read(jpeg(None, None, IPTC)).iptc or "") == {
-        "ObjectName": "IPTC title", "Keywords": ["one", "zwölf"], "DateCreated": "20190203", "TimeCreated": "040506+0100",
-        "By-line": ["Carl", "Dora"], "City": "Paris", "Caption-Abstract": "IPTC text",
+        "ObjectName": "IPTC title", "Keywords": ["one", "zwölf"], "DateCreated": "20190203",
+        "TimeCreated": "040506+0100", "By-line": ["Carl", "Dora"], "City": "Paris", "Caption-Abstract": "IPTC text",
     }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_what_is_there_is_decoded_and_the_rest_is_grey(name: str) -> None:
     values, expected = pixels(picture.image), pixels(whole.image)
     rows = values if format_name != "BMP" else values[::-1]  # from the bottom up
     expected = expected if format_name != "BMP" else expected[::-1]
-    assert np.array_equal(rows[:30], expected[:30])
+    assert np.abs(rows[:30] - expected[:30]).max() <= (6 if format_name == "JPEG" else 0)  # another decoder's rounding
     assert np.abs(rows[-20:] - 128).max() <= (60 if name == "png_palette" else 2)
     assert len(np.unique(rows[-20:].reshape(-1, 3), axis=0)) == 1
 
