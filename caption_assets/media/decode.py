@@ -32,7 +32,7 @@ _PARTIAL = frozenset({*_JPEGS, "PNG", "GIF", "BMP", "TIFF"})
 """Formats of which a part can be decoded; of the others all is wanted."""
 _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
 """What a decoded image takes of memory, by mode; all other modes: four."""
-_TRANSCODED = {"WEBP": 8, "AVIF": 12, formats.HEIF: 8, formats.JXL: 20}
+_TRANSCODED = {"WEBP": 8, "AVIF": 12, formats.HEIF: 10, formats.JXL: 10}
 """Formats whose decoders hold the picture besides: bytes a pixel, all in all."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _MESSAGE_LENGTH = 300

@@ -153,6 +153,7 @@ def camera_exif(*, gps: bool = True) -> Image.Exif:
             ExifTags.Base.ISOSpeedRatings: 100,
             ExifTags.Base.ExifVersion: b"0232",
             ExifTags.Base.MakerNote: b"GPS 52.52" * 100,
+            ExifTags.Base.DeviceSettingDescription: b"GPS 52.52" * 10,
             ExifTags.Base.UserComment: b"ASCII\0\0\0fine",
         }
     )
