@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 from caption_assets.media import formats
 from caption_assets.media.decode import DecodeError, Picture, decode
 from caption_assets_tests.media import pictures
+from caption_assets_tests.media.corpus import jxl_head
 from caption_assets_tests.media.pictures import CORNERS, corner_colors, encode, noise, pixels, quarters
 
 
@@ -22,14 +23,6 @@ def refused(data: bytes) -> DecodeError:
     with pytest.raises(DecodeError) as caught:
         decoded(data)
     return caught.value
-
-
-def jxl_head(width: int, height: int) -> bytes:
-    """A stream that promises a size and holds nothing."""
-    bits, count = 0, 0
-    for value, length in ((0, 1), (3, 2), (height - 1, 30), (0, 3), (3, 2), (width - 1, 30)):
-        bits, count = bits | value << count, count + length
-    return b"\xff\x0a" + bits.to_bytes(-(-count // 8), "little") + bytes(20)
 
 
 def boxes(*parts: tuple[bytes, bytes]) -> bytes:
