@@ -74,7 +74,7 @@ def signature(data: bytes) -> str | None:
 def unsupported(data: bytes) -> str | None:
     """Why a file that no reader knows is not decoded, where it is a known kind of picture."""
     if _HEIF_BRAND.match(data):
-        return _INSTALL.format("HEIC/HEIF", "pillow-heif", "pillow-heif") if not _has_heif() else None
+        return _INSTALL.format("HEIC/HEIF", "pillow-heif", "'caption-assets[heic]'") if not _has_heif() else None
     if data.startswith((_JXL_STREAM, _JXL_BOX)):
         return _INSTALL.format("JPEG XL", "pillow-jxl-plugin", "'caption-assets[jxl]'") if not _has_jxl() else None
     return next((_CONVERT.format(name) for pattern, name in _UNSUPPORTED if pattern.match(data[:4096])), None)
