@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -189,10 +190,24 @@ def test_a_hundred_thousand_equal_hashes_are_one(world: World) -> None:
     report = world.find()
     assert (report.hashes.rows, len(report.hashes.distinct), report.stored) == (100_001, 2, 1)
     assert len(world.stored()) == 1
-    # DuckDB joins by hash: comparing all pictures with all would take minutes
     assert len(world.view("SELECT * FROM near_duplicates LIMIT 3")) == 3
     assert world.view("SELECT count(*), min(media_id_b) FROM near_duplicates WHERE distance > 0") == [(100_000, "z")]
     assert world.view("SELECT count(*) FROM near_duplicates WHERE media_id_a = '000007'") == [(99_993,)]
+
+
+def test_the_view_never_compares_all_pictures_with_all(world: World) -> None:
+    """By the plan: a join by anything but equal hashes is quadratic, and only big lakes would feel it."""
+    world.media([(f"{number:04d}", flipped(number % 64, number // 64)) for number in range(500)])
+    world.find()
+    for sql in ("SELECT * FROM near_duplicates", "SELECT count(*) FROM near_duplicates WHERE distance > 0"):
+        ((_, plan),) = world.view(f"EXPLAIN (FORMAT json) {sql}")
+        assert joins(json.loads(plan)) == {"HASH_JOIN"}
+
+
+def joins(nodes: list[dict[str, Any]]) -> set[str]:
+    """The kinds of joins in a plan."""
+    below = [joins(node["children"]) for node in nodes]
+    return {node["name"] for node in nodes if {"JOIN", "PRODUCT"} & set(node["name"].split("_"))}.union(*below)
 
 
 def test_of_too_many_pairs_the_closest_are_kept(world: World) -> None:
