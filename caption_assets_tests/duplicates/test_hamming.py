@@ -66,6 +66,7 @@ def crowds(draw: st.DrawFn) -> Hashes:
 
 
 @given(crowds(), st.integers(0, MAX_DISTANCE))
+@settings(deadline=None)  # a busy machine is not an error
 def test_few_hashes(hashes: Hashes, distance: int) -> None:
     assert found(list(near_pairs(hashes, distance))) == brute_force(hashes, distance)
 
