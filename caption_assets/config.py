@@ -73,6 +73,15 @@ class Media(Strict):
     """Whether a truncated file is a picture, its missing part grey, rather than a failure `truncated`."""
 
 
+class NearDuplicates(Strict):
+    """Which pictures are near duplicates: those whose perceptual hashes, of 64 bits, differ in a few."""
+
+    distance: int = Field(default=6, ge=0, le=16)
+    """The most bits that may differ; 0: equal hashes only."""
+    max_pairs: int = Field(default=10_000_000, ge=1, le=100_000_000)
+    """Pairs of different hashes that are stored, the closest first; the run tells how many were left out."""
+
+
 class VllmEngine(Strict):
     """vLLM in the process of the run: on its GPU, or on the CPU where there is none."""
 
@@ -205,6 +214,7 @@ class PipelineConfig(Strict):
     datasets: dict[str, Dataset] = Field(min_length=1)
     perspectives: Perspectives
     media: Media = Media()
+    near_duplicates: NearDuplicates = NearDuplicates()
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
     _file: Path = PrivateAttr(default=DEMO_CONFIG)

@@ -14,6 +14,7 @@ from caption_assets.assets.catalog import build_catalog_asset
 from caption_assets.assets.datasets import build_datasets_asset
 from caption_assets.assets.exports import build_export_assets
 from caption_assets.assets.media import build_media_asset
+from caption_assets.assets.near_duplicates import build_near_duplicates_asset
 from caption_assets.config import ConfigError, PipelineConfig, load_config
 from caption_assets.jobs import build_jobs
 from caption_assets.k8s_tags import EXECUTOR_VARIABLE
@@ -39,6 +40,7 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             build_datasets_asset(settings),
             build_media_asset(),
             *build_caption_assets(settings),
+            build_near_duplicates_asset(),
             *build_export_assets(settings),
             build_catalog_asset(settings),
         ],

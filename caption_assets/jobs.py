@@ -9,6 +9,7 @@ import dagster as dg
 from caption_assets.assets.captions import caption_key
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.media import MEDIA
+from caption_assets.assets.near_duplicates import NEAR_DUPLICATES
 from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.config import PipelineConfig
 from caption_assets.exports.formats import FORMATS
@@ -17,10 +18,11 @@ from caption_assets.partitions import datasets_partitions, shards_partitions
 INGEST_JOB = "ingest_job"
 CAPTION_JOB = "caption_job"
 EXPORT_JOB = "export_job"
+NEAR_DUPLICATES_JOB = "near_duplicates_job"
 
 
 def build_jobs(config: PipelineConfig) -> list[Any]:
-    """`ingest_job` (datasets), `caption_job` (media and captions of shards), `export_job` (datasets)."""
+    """`ingest_job` and `export_job` (datasets), `caption_job` (media and captions of shards), `near_duplicates_job`."""
     captions = dg.AssetSelection.assets(MEDIA, *(caption_key(name) for name in bind_perspectives(config)))
     exports = dg.AssetSelection.assets(*(dg.AssetKey(["exports", each.name]) for each in FORMATS))
     return [
@@ -41,5 +43,10 @@ def build_jobs(config: PipelineConfig) -> list[Any]:
             exports,
             partitions_def=datasets_partitions(config),
             description="Export the captioned pictures of a dataset.",
+        ),
+        dg.define_asset_job(
+            NEAR_DUPLICATES_JOB,
+            dg.AssetSelection.assets(NEAR_DUPLICATES),
+            description="Find the pictures of all datasets that look alike.",
         ),
     ]

@@ -192,6 +192,9 @@ WRONG = [
     ("perspectives__inputs", {"a": "b"}, "perspectives.inputs.a: must be a list, not 'b'; write"),
     ("media", "big", "media: must be a mapping, not 'big'; write 'name: value' lines below it"),
     ("media__quality", 101, "media.quality: must be less than or equal to 100, not 101"),
+    ("near_duplicates", {"distance": 17}, "near_duplicates.distance: must be less than or equal to 16, not 17"),
+    ("near_duplicates", {"distance": -1}, "near_duplicates.distance: must be greater than or equal to 0, not -1"),
+    ("near_duplicates", {"max_pairs": 0}, "near_duplicates.max_pairs: must be greater than or equal to 1, not 0"),
     ("engines", {"pool": {"kind": "vllm", "model": "m"}}, "engines: there is no engine named 'default', only 'pool'; "),
     ("engines__default__model", None, "engines.default.model: is missing; add it"),
     (

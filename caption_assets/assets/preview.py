@@ -12,10 +12,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import duckdb
 from PIL import Image
 
 from caption_assets.captioning import rows
 from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.duplicates.pairs import Close
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_index, read_picture
@@ -24,6 +26,14 @@ from caption_assets.perspectives import from_arrow_value
 _PICTURES = 4
 _SIDE = 96
 _TEXT = 300
+_OF_HASHES = """
+WITH pictures AS (
+    SELECT phash, media_id, uri, dataset, segment, "offset", length FROM media WHERE list_contains($1, phash)
+    QUALIFY row_number() OVER (PARTITION BY media_id ORDER BY created_at DESC, shard, uri) = 1
+)
+SELECT *, row_number() OVER (PARTITION BY phash ORDER BY media_id) AS number FROM pictures QUALIFY number <= 2
+"""
+"""Two pictures of each hash."""
 _MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|<>~&]")
 
 
@@ -47,6 +57,21 @@ def caption_preview(lake: Lake, shard: Shard, bound: BoundPerspective) -> str:
         output = outputs.get(row["media_id"])
         cells = [_cell(output[name]) or "–" for name in fields] if output else ["*nothing yet*"]
         lines.append(_line(_thumbnail(lake, row), *cells))
+    return "\n".join(lines)
+
+
+def near_preview(lake: Lake, views: duckdb.DuckDBPyConnection, closest: Sequence[Close]) -> str:
+    """The closest pairs of hashes, each with a picture of either side."""
+    hashes = sorted({phash for close in closest for phash in (close.phash_a, close.phash_b)})
+    found = views.sql(_OF_HASHES, params=[hashes]).to_arrow_table().to_pylist()
+    pictures = {(row["phash"], row["number"]): row for row in found}
+    lines = [_line("distance", "picture", "", "near duplicate", ""), _line(*["---"] * 5)]
+    for close in closest:
+        same = close.phash_a == close.phash_b
+        sides = [pictures.get((close.phash_a, 1)), pictures.get((close.phash_b, 2 if same else 1))]
+        cells = [cell for row in sides if row for cell in (_thumbnail(lake, row), _cell(row["uri"]))]
+        if len(cells) == 4:  # else a shard was made anew in between
+            lines.append(_line(str(close.distance), *cells))
     return "\n".join(lines)
 
 

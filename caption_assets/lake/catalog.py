@@ -40,6 +40,7 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         f"media/{layout.EMPTY}": tables.MEDIA,
         f"failures/stage=_/{layout.EMPTY}": tables.FAILURES,
         "runs/_/empty.parquet": tables.RUNS,
+        layout.NO_NEAR_DUPLICATES: tables.NEAR_DUPLICATES,
     }
     for name, each in wanted.items():
         folder = layout.fingerprint_folder(name, each.fingerprint)
@@ -85,7 +86,11 @@ def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapp
     _create_unions(connection, list(forms))
     for statement in _SUMMARIES:
         connection.execute(
-            statement.format(failures=_read(lake, "failures/*/*/*.parquet"), plans=_read(lake, "shards/*/*.parquet"))
+            statement.format(
+                failures=_read(lake, "failures/*/*/*.parquet"),
+                plans=_read(lake, "shards/*/*.parquet"),
+                pairs=_read(lake, "duplicates/*.parquet"),
+            )
         )
 
 
@@ -259,4 +264,20 @@ _SUMMARIES = (
         AND f.fingerprint = w.fingerprint
     WHERE f.media_id IS NOT NULL OR c.media_id IS NULL OR c.fingerprint <> w.fingerprint
        OR (r.has_all AND c.input_digest IS NOT NULL AND c.input_digest <> r.digest)""",
+    # Stored are pairs of hashes; a crowd of pictures with one hash becomes pairs only when somebody asks for them.
+    # The last condition names all three tables, lest DuckDB compare every picture with every other before it joins.
+    """CREATE VIEW near_duplicates AS
+    WITH pictures AS MATERIALIZED (
+        SELECT media_id, phash, dataset, shard, uri FROM media WHERE phash IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY media_id ORDER BY created_at DESC, shard, uri) = 1
+    ), near AS (
+        SELECT phash_a, phash_b, distance FROM ({pairs})
+        UNION ALL SELECT phash_b, phash_a, distance FROM ({pairs})
+        UNION ALL SELECT phash, phash, 0 FROM pictures GROUP BY phash
+    )
+    SELECT a.media_id AS media_id_a, b.media_id AS media_id_b, near.distance,
+           a.dataset AS dataset_a, a.shard AS shard_a, a.uri AS uri_a,
+           b.dataset AS dataset_b, b.shard AS shard_b, b.uri AS uri_b
+    FROM near JOIN pictures a ON a.phash = near.phash_a JOIN pictures b ON b.phash = near.phash_b
+    WHERE (a.media_id < b.media_id) = (near.distance >= 0)""",
 )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 EMPTY = "dataset=_/empty.parquet"
 CATALOG = "catalog.duckdb"
 CURRENT = "current.json"
+NEAR_DUPLICATES = "duplicates/pairs.parquet"
+NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 
 _SHARD = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9._-]*)-(?P<number>\d{6,})")
 

@@ -64,6 +64,14 @@ MEDIA = pa.schema(
     ]
 )
 
+NEAR_DUPLICATES = pa.schema(
+    [
+        ("phash_a", pa.string()),  # the lesser of two different hashes
+        ("phash_b", pa.string()),
+        ("distance", pa.int32()),  # bits in which they differ
+    ]
+)
+
 CAPTION_HEAD = [
     ("media_id", pa.string()),
     ("dataset", pa.string()),

@@ -141,7 +141,7 @@ class Outcome:
         """How often each asset's partition was materialized."""
         return Counter((event.asset, event.partition) for event in self.made)
 
-    def of(self, asset: str, partition: str) -> Event:
+    def of(self, asset: str, partition: str | None) -> Event:
         """The one materialization of a partition."""
         (found,) = [event for event in self.made if (event.asset, event.partition) == (asset, partition)]
         return found
@@ -195,11 +195,11 @@ class Pipeline:
         return self.caption(shard)
 
     def run(
-        self, job: str, first: str, last: str | None = None, select: Sequence[str] | None = None, **config: Any
+        self, job: str, first: str | None, last: str | None = None, select: Sequence[str] | None = None, **config: Any
     ) -> Outcome:
         """Run a job, or a selection of assets as the UI's Materialize does; `config`: run config of ops."""
         definition = self.defs.resolve_implicit_global_asset_job_def() if select else self.defs.resolve_job_def(job)
-        ranged = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        ranged = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         result = definition.execute_in_process(
             instance=self.instance,
             partition_key=first if last is None else None,

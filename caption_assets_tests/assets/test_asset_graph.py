@@ -10,7 +10,7 @@ import pytest
 from caption_assets.assets.captions import build_caption_assets
 from caption_assets.config import PipelineConfig
 from caption_assets.definitions import build_defs
-from caption_assets.jobs import CAPTION_JOB, EXPORT_JOB, INGEST_JOB
+from caption_assets.jobs import CAPTION_JOB, EXPORT_JOB, INGEST_JOB, NEAR_DUPLICATES_JOB
 from caption_assets_tests.support import bound_of
 
 LOOKS = ["captions/scene_caption", "captions/scene_count", "captions/scene_objects"]
@@ -24,6 +24,7 @@ GRAPH: dict[str, tuple[list[str], str, str | None]] = {
     "captions/scene_objects": (["media"], "captions", "shards"),
     "captions/scene_count": (["media"], "captions", "shards"),
     "captions/synthesized_caption": ([*LOOKS, "media"], "captions", "shards"),
+    "near_duplicates": (["media"], "ingest", None),
     "catalog": (CAPTIONS, "exports", None),
     "exports/jsonl": (CAPTIONS, "exports", "datasets"),
     "exports/webdataset": (CAPTIONS, "exports", "datasets"),
@@ -82,12 +83,13 @@ def test_jobs_select_what_they_are_for(make_config: Callable[..., PipelineConfig
     defs = build_defs(make_config())
     selected = {
         name: {key.to_user_string() for key in defs.resolve_job_def(name).asset_layer.selected_asset_keys}
-        for name in (INGEST_JOB, CAPTION_JOB, EXPORT_JOB)
+        for name in (INGEST_JOB, CAPTION_JOB, EXPORT_JOB, NEAR_DUPLICATES_JOB)
     }
     assert selected == {
         INGEST_JOB: {"datasets"},
         CAPTION_JOB: {"media", *CAPTIONS},
         EXPORT_JOB: {"exports/jsonl", "exports/webdataset"},
+        NEAR_DUPLICATES_JOB: {"near_duplicates"},
     }
 
 
@@ -112,6 +114,7 @@ def test_dependencies_between_datasets_and_shards_are_on_all(make_config: Callab
     assert mapping("captions/scene_count", "media") == "IdentityPartitionMapping"
     assert mapping("captions/synthesized_caption", "captions/scene_count") == "IdentityPartitionMapping"
     assert mapping("exports/jsonl", "captions/scene_count") == "AllPartitionMapping"
+    assert mapping("near_duplicates", "media") == "AllPartitionMapping"
 
 
 def test_only_watched_datasets_have_a_sensor(make_config: Callable[..., PipelineConfig]) -> None:

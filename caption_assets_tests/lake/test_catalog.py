@@ -21,7 +21,10 @@ from caption_assets.lake.current import promote
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 
-VIEWS = {"media", "captions", "caption_rows", "captions_look", "failures", "shards", "runs", "contributors", "stale"}
+VIEWS = {
+    *("media", "captions", "caption_rows", "captions_look", "failures", "shards", "runs", "contributors", "stale"),
+    "near_duplicates",
+}
 TEXT = pa.struct([("caption", pa.string())])
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ONE = Shard("demo", 0)

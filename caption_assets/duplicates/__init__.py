@@ -1,0 +1,1 @@
+"""Near duplicates: pictures whose perceptual hashes differ in a few bits."""
