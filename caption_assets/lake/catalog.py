@@ -10,6 +10,7 @@ and shard, which is what `stale` and `shards` go by, as the runs do.
 from __future__ import annotations
 
 import glob
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ import pyarrow as pa
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
 from caption_assets.lake.store import Lake, table_bytes
+
+_MAX_SPILL = "16GB"
+"""What a query may put on disk when it does not fit into memory; beyond that it fails, and the disk does not fill."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
 def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views over the lake as it is now."""
     ensure_tables(lake, wanted)
-    connection = duckdb.connect()
+    spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
+    connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
     create_views(connection, lake, wanted)
