@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
+from caption_assets.captioning.forms import record_forms
 from caption_assets.captioning.report import ShardReport
 from caption_assets.captioning.run import CaptionRun, OpenEngine
 from caption_assets.config import PipelineConfig
@@ -102,6 +103,7 @@ def caption(
     """Caption shards with some or all of the enabled perspectives."""
     bound = bind_perspectives(config)
     selected = [each for name, each in bound.items() if only is None or name in only]
+    record_forms(lake, selected)
     promote(lake, {each.name: each.fingerprint for each in selected})
     return list(CaptionRun(config, lake, selected, bound, shards, run_id, force=force, open_=open_))
 

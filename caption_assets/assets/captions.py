@@ -14,6 +14,7 @@ from caption_assets.assets.preview import caption_preview
 from caption_assets.captioning import rows
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives, engine_groups
 from caption_assets.captioning.catalog import refresh
+from caption_assets.captioning.forms import record_forms
 from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.run import CaptionRun
 from caption_assets.captioning.scheduler import BreakerTripped
@@ -102,6 +103,7 @@ def _build_group(name: str, group: Sequence[BoundPerspective], kind: str, awaite
         bound = bind_perspectives(settings)
         selected = [bound[each.name] for each in group if caption_key(each.name) in context.selected_asset_keys]
         lake.remove_strays()
+        record_forms(lake, selected)
         promote(lake, {each.name: each.fingerprint for each in selected})
         shards = {shard: lake.exists(layout.media_index(shard)) for shard in shards_of(context)}
         ready = [shard for shard, has_media in shards.items() if has_media]

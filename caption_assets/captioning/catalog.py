@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import duckdb
 
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
+from caption_assets.captioning.forms import changes_since
 from caption_assets.config import PipelineConfig
 from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
 from caption_assets.lake.store import Lake
@@ -15,13 +16,17 @@ from caption_assets.perspectives import arrow_type
 
 def refresh(config: PipelineConfig, lake: Lake) -> None:
     """Bring `catalog.duckdb` up to date."""
-    refresh_catalog(lake, _wanted(bind_perspectives(config)))
+    refresh_catalog(lake, _wanted(lake, bind_perspectives(config)))
 
 
 def open_views(config: PipelineConfig) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views over the lake as it is now."""
-    return connect(Lake(config.lake), _wanted(bind_perspectives(config)))
+    lake = Lake(config.lake)
+    return connect(lake, _wanted(lake, bind_perspectives(config)))
 
 
-def _wanted(bound: Mapping[str, BoundPerspective]) -> dict[str, Wanted]:
-    return {name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output)) for name, each in bound.items()}
+def _wanted(lake: Lake, bound: Mapping[str, BoundPerspective]) -> dict[str, Wanted]:
+    return {
+        name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output), changes_since(lake, each))
+        for name, each in bound.items()
+    }

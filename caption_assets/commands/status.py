@@ -19,13 +19,15 @@ WITH pictures AS (SELECT dataset, shard, count(DISTINCT media_id) AS pictures FR
 open AS (
     SELECT perspective, shard, count(*) FILTER (reason = 'missing') AS missing,
            count(*) FILTER (reason IN ('stale', 'inputs_changed')) AS stale,
-           count(*) FILTER (reason = 'failed') AS failed
+           count(*) FILTER (reason = 'failed') AS failed,
+           string_agg(DISTINCT why, '; ' ORDER BY why) FILTER (reason IN ('stale', 'inputs_changed')) AS why,
+           sum(seconds) AS seconds, sum(cost) AS cost
     FROM stale GROUP BY ALL
 )
 SELECT s.dataset, s.shard, w.perspective, coalesce(p.pictures, 0) AS pictures,
        coalesce(p.pictures, 0) - coalesce(missing, 0) - coalesce(stale, 0) - coalesce(failed, 0) AS done,
        coalesce(missing, 0) AS missing, coalesce(stale, 0) AS stale, coalesce(failed, 0) AS failed,
-       s.planned, s.media, s.media_failures
+       s.planned, s.media, s.media_failures, o.why, o.seconds AS redo_seconds, o.cost AS redo_cost
 FROM shards s CROSS JOIN (SELECT perspective FROM perspectives WHERE fingerprint IS NOT NULL) w
 LEFT JOIN pictures p USING (shard) LEFT JOIN open o ON o.shard = s.shard AND o.perspective = w.perspective
 ORDER BY s.shard, w.perspective
@@ -51,7 +53,28 @@ def show_status(*, as_json: bool) -> None:
     for entry in entries:
         counts = [str(entry[name]) for name in ("pictures", "done", "missing", "stale", "failed")]
         table.add_row(entry["shard"], entry["perspective"], *counts, state_of(entry))
-    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    console.print(table)
+    for line in to_do(entries):
+        console.print(line)
+
+
+def to_do(entries: list[dict[str, Any]]) -> list[str]:
+    """A line for every perspective not up to date: how much, why, and what it takes at the rate of past runs."""
+    lines = []
+    for name in sorted({entry["perspective"] for entry in entries}):
+        own = [entry for entry in entries if entry["perspective"] == name]
+        counts = {word: sum(entry[word] for entry in own) for word in ("missing", "stale", "failed")}
+        if not any(counts.values()):
+            continue
+        told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        why = "; ".join(sorted({entry["why"] for entry in own if entry["why"]}))
+        known = [entry for entry in own if entry["redo_seconds"] is not None]
+        takes = f", about {sum(entry['redo_seconds'] for entry in known):.0f} s" if known else ""
+        priced = [entry["redo_cost"] for entry in own if entry["redo_cost"] is not None]
+        cost = f" and {sum(priced):.2f} in the engine's currency" if priced else ""
+        lines.append(f"{name}: {told}{f' ({why})' if why else ''}{takes}{cost}")
+    return lines
 
 
 def state_of(entry: dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Wanted:
     fingerprint: str
     inputs: tuple[str, ...]
     output: pa.DataType
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What is different now from earlier forms, by their fingerprints."""
 
 
 def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
@@ -137,6 +139,10 @@ def _create_manifest(
             "INSERT INTO perspectives VALUES (?, ?, ?, ?)",
             [name, asked.fingerprint if asked else None, current.get(name), list(asked.inputs) if asked else None],
         )
+    connection.execute("CREATE TABLE changes (perspective VARCHAR, fingerprint VARCHAR, changes VARCHAR)")
+    for name, asked in wanted.items():
+        for earlier, lines in asked.changes.items():
+            connection.execute("INSERT INTO changes VALUES (?, ?, ?)", [name, earlier, ", ".join(lines)])
 
 
 _SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"
@@ -255,18 +261,35 @@ _SUMMARIES = (
                count(*) = any_value(len(w.inputs)) AS has_all
         FROM wanted w JOIN caption_rows c ON list_contains(w.inputs, c.perspective)
         GROUP BY ALL
-    ), failed AS (SELECT DISTINCT stage, shard, media_id, fingerprint FROM failures)
+    ), failed AS (
+        SELECT stage, shard, media_id, fingerprint, any_value(kind) AS kind FROM failures GROUP BY ALL
+    ), latest AS (  -- perspectives of a shard are captioned side by side: its seconds are shared by all their captions
+        SELECT *, sum(done) OVER (PARTITION BY run_id, shard) AS captions FROM runs
+        WHERE step = 'captions' AND done > 0
+        QUALIFY row_number() OVER (PARTITION BY perspective ORDER BY ended_at DESC) <= 50
+    ), rates AS (
+        SELECT perspective, sum(seconds * done / captions) / sum(done) AS seconds,
+               sum(cost) / sum(done) FILTER (cost IS NOT NULL) AS cost
+        FROM latest GROUP BY perspective
+    ), usual AS (SELECT avg(seconds) AS seconds, avg(cost) AS cost FROM rates)
     SELECT w.perspective, p.dataset, p.shard, p.media_id,
            CASE WHEN f.media_id IS NOT NULL THEN 'failed'
                 WHEN c.media_id IS NULL THEN 'missing'
                 WHEN c.fingerprint <> w.fingerprint THEN 'stale'
                 ELSE 'inputs_changed' END AS reason,
-           c.fingerprint AS fingerprint, w.fingerprint AS wanted
-    FROM wanted w CROSS JOIN pictures p
+           CASE WHEN f.media_id IS NOT NULL THEN f.kind
+                WHEN c.media_id IS NULL THEN NULL
+                WHEN c.fingerprint <> w.fingerprint THEN coalesce(h.changes, 'an earlier form')
+                ELSE 'another output of ' || list_aggregate(w.inputs, 'string_agg', ' or ') END AS why,
+           c.fingerprint AS fingerprint, w.fingerprint AS wanted,
+           coalesce(t.seconds, usual.seconds) AS seconds, coalesce(t.cost, usual.cost) AS cost
+    FROM wanted w CROSS JOIN pictures p CROSS JOIN usual
     LEFT JOIN caption_rows c ON c.perspective = w.perspective AND c.shard = p.shard AND c.media_id = p.media_id
     LEFT JOIN reads r ON r.perspective = w.perspective AND r.shard = p.shard AND r.media_id = p.media_id
     LEFT JOIN failed f ON f.stage = w.perspective AND f.shard = p.shard AND f.media_id = p.media_id
         AND f.fingerprint = w.fingerprint
+    LEFT JOIN changes h ON h.perspective = w.perspective AND h.fingerprint = c.fingerprint
+    LEFT JOIN rates t ON t.perspective = w.perspective
     WHERE f.media_id IS NOT NULL OR c.media_id IS NULL OR c.fingerprint <> w.fingerprint
        OR (r.has_all AND c.input_digest IS NOT NULL AND c.input_digest <> r.digest)""",
     # Stored are pairs of hashes; a crowd of pictures with one hash becomes pairs only when somebody asks for them.

@@ -73,6 +73,16 @@ def captions_folder(perspective: str, fingerprint: str, shard: Shard) -> str:
     return f"{fingerprint_folder(perspective, fingerprint)}/dataset={shard.dataset}/shard={shard.key}"
 
 
+def forms_folder(perspective: str) -> str:
+    """Folder of what the forms of a perspective were made of."""
+    return f"forms/perspective={perspective}"
+
+
+def form_file(perspective: str, fingerprint: str) -> str:
+    """What one form of a perspective was made of."""
+    return f"{forms_folder(perspective)}/{fingerprint}.json"
+
+
 def failures_file(stage: str, shard: Shard) -> str:
     """A shard's failures of one stage: `media` or a perspective's name."""
     return f"failures/stage={stage}/dataset={shard.dataset}/{shard.key}.parquet"

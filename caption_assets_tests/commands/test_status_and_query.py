@@ -114,6 +114,13 @@ def test_a_changed_prompt_is_stale_until_it_is_captioned_again(lines: Lines, tmp
     # The one without a synthesis was a failure of the earlier form, which says nothing about the new one.
     assert counts(status["demo-000000", "synthesized_caption"]) == {"pictures": 3, "stale": 2, "missing": 1}
     assert counts(status["demo-000000", "scene_caption"]) == {"pictures": 3, "done": 3}
+    assert status["demo-000000", "scene_objects"]["why"] == "prompt changed"
+    assert status["demo-000000", "synthesized_caption"]["why"] == "input scene_objects changed"
+    assert status["demo-000000", "scene_caption"]["why"] is None
+    assert status["demo-000000", "scene_objects"]["redo_seconds"] > 0
+    told = [line for line in Lines(changed).run("status").output.splitlines() if line.startswith("scene_objects:")]
+    assert len(told) == 1
+    assert "3 stale (prompt changed), about" in told[0]
     changed.caption_new(lines.pipeline, "demo-000000")
     assert counts(Lines(changed).status()["demo-000000", "scene_objects"]) == {"pictures": 3, "done": 3}
 

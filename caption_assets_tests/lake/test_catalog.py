@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,38 @@ def test_stale_says_why(hand: Hand) -> None:
         ("look", "missing", "missing"),
         ("look", "stale", "stale"),
         ("sum", "changed", "inputs_changed"),
+    ]
+
+
+def test_stale_names_the_change_and_estimates_what_redoing_takes(hand: Hand) -> None:
+    hand.media(ONE, "a", "b", "c")
+    hand.captions("look", "f1", TEXT, {"a": {"caption": "a"}})
+    hand.captions("look", "f0", TEXT, {"b": {"caption": "b"}})
+    wanted = {
+        "look": replace(look("f2"), changes={"f1": ["prompt changed", "schema changed"]}),
+        "other": look("g1"),
+        "never": look("n1"),
+    }
+    # in one run both perspectives share ten seconds by their captions: 20 of 100 and 80 of 100
+    run = {"run_id": "r", "step": "captions", "dataset": "demo", "shard": ONE.key, "seconds": 10.0, "ended_at": NOON}
+    runs = [
+        {**run, "perspective": "look", "done": 20, "cost": 4.0},
+        {**run, "perspective": "other", "done": 80},
+        {**run, "step": "media", "done": 1000},
+    ]
+    hand.lake.write(layout.run_file("2026-01-01", "r", "captions"), table_bytes(tables.table(runs, tables.RUNS)))
+    found = rows(
+        hand.lake, wanted, "SELECT media_id, why, seconds, cost FROM stale WHERE perspective = 'look' ORDER BY 1"
+    )
+    assert found == [
+        ("a", "prompt changed, schema changed", pytest.approx(0.1), pytest.approx(0.2)),
+        ("b", "an earlier form", pytest.approx(0.1), pytest.approx(0.2)),
+        ("c", None, pytest.approx(0.1), pytest.approx(0.2)),
+    ]
+    by_name = rows(hand.lake, wanted, "SELECT DISTINCT perspective, seconds, cost FROM stale ORDER BY 1")
+    assert by_name[1:] == [
+        ("never", pytest.approx(0.1), pytest.approx(0.2)),  # as usual
+        ("other", pytest.approx(0.1), pytest.approx(0.2)),
     ]
 
 
