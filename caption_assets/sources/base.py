@@ -68,3 +68,12 @@ class StartsFetches(Protocol):
 
         Raises FetchError where nothing can come of it.
         """
+
+
+@runtime_checkable
+class HasManners(Protocol):
+    """A source that leaves items alone where their publishers ask for it."""
+
+    @property
+    def manners(self) -> str:
+        """Names the settings on which that depends: under others, a failure `opted_out` is to be tried again."""

@@ -12,6 +12,8 @@ from caption_assets.config import (
     UrlListDataset,
     WebDatasetDataset,
 )
+from caption_assets.config_datasets import FetchesAhead
+from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import Source
 from caption_assets.sources.bucket import BucketSource
 from caption_assets.sources.files import FileFilter
@@ -54,24 +56,34 @@ def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> S
 def _open(config: PipelineConfig, name: str) -> Source:
     """The source of a dataset that is no folder. Raises ImportError, ValueError, TypeError."""
     dataset, place = config.datasets[name], config.dataset_place(name)
+    limit = int(config.media.max_file_mb * 1e6)
     if isinstance(dataset, BucketDataset):
-        return BucketSource(place, recursive=dataset.recursive, files=_filter(dataset), options=dataset.options)
+        files, fetches = _filter(dataset), _ahead(dataset, limit)
+        return BucketSource(place, recursive=dataset.recursive, files=files, options=dataset.options, fetches=fetches)
     if isinstance(dataset, WebDatasetDataset):
-        return WebDatasetSource(place, options=dataset.options)
+        return WebDatasetSource(place, options=dataset.options, fetches=_ahead(dataset, limit))
     if isinstance(dataset, HuggingFaceDataset):
-        from caption_assets.sources.huggingface import HuggingFaceSource  # slow to import, needed by few
-
-        named = {"name": dataset.config_name, "revision": dataset.revision}
-        options = {key: value for key, value in named.items() if value}
-        return HuggingFaceSource(
-            place, split=dataset.split, image=dataset.image, columns=dataset.columns, options=options
-        )
+        return _open_hugging_face(dataset, place)
     assert isinstance(dataset, UrlListDataset | JsonlDataset)
-    web = WebFetcher(dataset.web, int(config.media.max_file_mb * 1e6))
+    web = WebFetcher(dataset.web, _ahead(dataset.web, limit))
     if isinstance(dataset, UrlListDataset):
-        return UrlListSource(place, web, column=dataset.column, options=dataset.options)
+        version = dataset.version_column
+        return UrlListSource(place, web, column=dataset.column, version_column=version, options=dataset.options)
     root = config.absolute(dataset.root) if dataset.root else None
     return JsonlSource(place, root=root, columns=dataset.columns, options=dataset.options, web=web)
+
+
+def _open_hugging_face(dataset: HuggingFaceDataset, place: str) -> Source:
+    from caption_assets.sources.huggingface import HuggingFaceSource, HuggingFaceStream  # slow to import, needed by few
+
+    named = {"name": dataset.config_name, "revision": dataset.revision}
+    options = {key: value for key, value in named.items() if value}
+    kind = HuggingFaceStream if dataset.streaming else HuggingFaceSource
+    return kind(place, split=dataset.split, image=dataset.image, columns=dataset.columns, options=options)
+
+
+def _ahead(limits: FetchesAhead, limit: int) -> Ahead:
+    return Ahead(limits.at_once, int(limits.ahead_mb * 1e6), limit)
 
 
 def _filter(dataset: FolderDataset | BucketDataset) -> FileFilter:

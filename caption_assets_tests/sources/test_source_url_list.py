@@ -17,6 +17,7 @@ from caption_assets.config_datasets import Web
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index
+from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.kinds import open_source
 from caption_assets.sources.planner import plan_dataset, read_plan
@@ -45,7 +46,7 @@ def write(path: Path) -> Path:
 
 
 def source(path: Path) -> UrlListSource:
-    return UrlListSource(str(path), WebFetcher(Web(), 1000))
+    return UrlListSource(str(path), WebFetcher(Web(), Ahead()))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_parquet_keeps_what_json_can_hold_and_refuses_what_is_none(tmp_path: Pat
     path = tmp_path / "l.parquet"
     row = {"link": "http://x.test/1", "n": float("nan"), "b": b"\0", "nested": {"x": [1, None]}}
     pq.write_table(pa.Table.from_pylist([row]), path)
-    (item,) = UrlListSource(str(path), WebFetcher(Web(), 1000), column="link").scan()
+    (item,) = UrlListSource(str(path), WebFetcher(Web(), Ahead()), column="link").scan()
     assert item.source == {"n": None, "b": "AA==", "nested": {"x": [1, None]}}
     path.write_bytes(b"PAR1 but not really")
     with pytest.raises(OSError, match="cannot be read as Parquet"):
