@@ -18,6 +18,8 @@ from caption_assets.sources.forward import Forward
 from caption_assets.sources.rows import digest
 from caption_assets.sources.tables import plain
 
+_NEAR = 8
+"""Parts and rows: what is no farther ahead is reached by reading on, else by beginning there."""
 _NO_ROW = "the dataset has no such row any more"
 
 
@@ -147,8 +149,8 @@ class HuggingFaceStream(_Split):
 
     def _read(self, part: int, number: int) -> bytes | None:
         position = self._stream.position
-        if position is None or part > position[0] + 1 or not self._stream.has((part, number)):
-            self._open(part, number)
+        if position is None or part > position[0] + _NEAR or not self._stream.has((part, number)):
+            self._open(part, max(0, number - _NEAR))  # another reader may be a few steps behind
         try:
             return self._stream.read((part, number))
         except BaseException:
