@@ -37,6 +37,14 @@ class FetchError(Exception):
         self.kind: MediaFailureKind = kind
 
 
+class FieldError(ValueError):
+    """A dataset does not have what a field of the pipeline file says; `field` is the field's name."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class Source(Protocol):
     """A dataset that can be listed and read."""
 

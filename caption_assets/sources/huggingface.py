@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from caption_assets.sources.base import FetchError, Item
+from caption_assets.sources.base import FetchError, FieldError, Item
 from caption_assets.sources.bucket import CHANGED
 from caption_assets.sources.forward import Forward
 from caption_assets.sources.rows import digest
@@ -62,11 +62,11 @@ class _Split:
         return rows
 
     def _others(self, rows: Any) -> list[str]:
-        """The columns that become source columns. Raises ValueError where one is not there."""
+        """The columns that become source columns. Raises FieldError where one is not there."""
         there = rows.column_names or []
-        for name in (self._image, *self._columns):
+        for field, name in [("image", self._image), *(("columns", name) for name in self._columns)]:
             if name not in there:
-                raise ValueError(f"{self._name} has no column {name!r}, only {', '.join(there)}")
+                raise FieldError(field, f"{self._name} has no column {name!r}, only {', '.join(there)}")
         pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
         return list(self._columns) or [name for name in there if name not in (self._image, *pictures)]
 
@@ -93,7 +93,7 @@ class HuggingFaceSource(_Split):
     _opened: Any = None
 
     def scan(self) -> Iterator[Item]:
-        """An item a row. Raises FileNotFoundError where there is no such dataset, ValueError without the column."""
+        """An item a row. Raises FileNotFoundError where there is no such dataset, FieldError without the column."""
         rows = self._rows()
         others = self._others(rows)
         for number, row in enumerate(rows.select_columns(self._needed(others))):
@@ -129,7 +129,7 @@ class HuggingFaceStream(_Split):
         weakref.finalize(self, self._reading.close)  # pyarrow's threads must not outlive it
 
     def scan(self) -> Iterator[Item]:
-        """An item a row. Raises FileNotFoundError where there is no such dataset, ValueError without the column."""
+        """An item a row. Raises FileNotFoundError where there is no such dataset, FieldError without the column."""
         parts = self._parts()
         others = self._others(parts)
         for (part, number), row in _rows_from(parts.select_columns(self._needed(others)), 0, 0):

@@ -124,6 +124,9 @@ def test_a_list_in_a_store(lake: Lake, folder: Path) -> None:
     source = JsonlSource("memory://jsonl/list.jsonl")
     there, absent = source.scan()
     assert source.fetch(there.uri, there.etag) == b"content"
+    started = source.start(there.uri, there.etag)
+    assert started is not None
+    assert started.result(30) == b"content"
     assert error_of(source, absent)[0] == "gone"
 
 

@@ -79,6 +79,8 @@ def test_pictures_and_what_stands_beside_them(lake: Lake, folder: Path, name: st
     contents = [b"first", b"second", b"third", b""]
     assert [source.fetch(item.uri, item.etag) for item in items] == contents
     assert [source.fetch(item.uri, item.etag) for item in reversed(items)] == contents[::-1]
+    started = [source.start(item.uri, item.etag) for item in items]
+    assert [each and each.result(30) for each in started] == (contents if name == "s.tar" else [None] * 4)
     assert plan_dataset(lake, "d", source, 10).new_items == 0
 
 

@@ -42,6 +42,7 @@ class WebServer:
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.otherwise: Answer | None = None
         self.asked: list[str] = []
         self.times: list[float] = []
         self.agents: set[str] = set()
@@ -63,7 +64,7 @@ class WebServer:
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(self.delay)
-            answer = self.answers.get(request.path)
+            answer = self.answers.get(request.path, self.otherwise)
             found = answer(request) if answer else None
             return found if found is not None else web.Response(status=404)
         finally:
@@ -86,7 +87,7 @@ def served(handle: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> It
 
     async def start() -> web.AppRunner:
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", handle)
+        app.router.add_route("*", "/{path:(?s:.*)}", handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
