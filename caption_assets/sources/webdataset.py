@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import fsspec
 
@@ -172,14 +172,25 @@ def _members(
     mode = cast(Any, f"r|{_compression(url)}")
     tar = stack.enter_context(
         tarfile.open(  # noqa: SIM115 (the stack closes it)
-            fileobj=file, mode=mode, errors="surrogateescape"
+            fileobj=file, mode=mode, errors="surrogateescape", tarinfo=_Strict
         )
     )
     while member := tar.next():
         tar.members = []  # type: ignore[attr-defined] # it would keep them all
         yield member, tar
-    if tar.fileobj.tell() <= tar.offset:  # no block of zeros: cut off between two members
-        raise tarfile.ReadError("the end is missing")
+
+
+class _Strict(tarfile.TarInfo):
+    """Only a block of zeros ends a tar; the library takes a header that is cut off or damaged for its end, too."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # typeshed leaves it out
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"the next header is missing or damaged ({error})") from None
 
 
 def _contents(stack: ExitStack, url: str, options: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
