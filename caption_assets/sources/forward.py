@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
-_PASSED = 32
+_PASSED = 64
 _PASSED_BYTES = 64_000_000
 
 P = TypeVar("P", bound=Any)

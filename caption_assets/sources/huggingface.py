@@ -18,7 +18,7 @@ from caption_assets.sources.forward import Forward
 from caption_assets.sources.rows import digest
 from caption_assets.sources.tables import plain
 
-_NEAR = 8
+_NEAR = 16
 """Parts and rows: what is no farther ahead is reached by reading on, else by beginning there."""
 _NO_ROW = "the dataset has no such row any more"
 
