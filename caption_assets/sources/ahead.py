@@ -87,6 +87,8 @@ class Ahead:
             body.cancel()
         except BaseException as error:
             claim.release()
+            if isinstance(error, FetchError):
+                error.__traceback__ = None  # it says all there is to say, and its frames hold what was read
             if body.set_running_or_notify_cancel():
                 body.set_exception(error)
         else:
@@ -107,6 +109,7 @@ class Ahead:
                 data = await fetch(claim)
             except NoRoomError as error:
                 size = error.size
+                error.__traceback__ = None  # whoever still holds the error would hold this frame, and then the body
                 self._budget.take(claim, 0)
                 continue
             self._budget.take(claim, len(data))

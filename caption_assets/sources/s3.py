@@ -91,12 +91,12 @@ class S3Store:
     async def _get(self, uri: str, room: Room, **conditions: str) -> bytes:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **conditions)
-        content = io.BytesIO()  # gives its content away without a copy
         async with answer["Body"] as body:
             room.exactly(answer["ContentLength"])
-            while chunk := await body.read(_CHUNK):
-                content.write(chunk)
-        return content.getvalue()
+            with io.BytesIO() as content:  # gives its content away without a copy
+                while chunk := await body.read(_CHUNK):
+                    content.write(chunk)
+                return content.getvalue()
 
 
 def _code(error: OSError) -> str | None:

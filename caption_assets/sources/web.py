@@ -75,7 +75,10 @@ class WebFetcher:
             wait=self._pause,
             reraise=True,
         )
-        return await retrying(self._follow, url, room)
+        async for attempt in retrying:
+            with attempt:  # called as a function, it would keep the body until the collector comes
+                return await self._follow(url, room)
+        raise AssertionError("the last attempt returns or raises")
 
     def _worth_another(self, error: BaseException) -> bool:
         return isinstance(error, _RetryError) and error.after <= self._web.max_wait_seconds
@@ -182,12 +185,12 @@ async def _body(response: aiohttp.ClientResponse, room: Room) -> bytes:
     length = None if "Content-Encoding" in response.headers else response.content_length
     if length is not None:
         room.exactly(length)
-    body = io.BytesIO()  # gives its content away without a copy
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        body.write(chunk)
-        if length is None:
-            room.at_least(body.tell())
-    return body.getvalue()
+    with io.BytesIO() as body:  # gives its content away without a copy, and frees what an error would hold on to
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            body.write(chunk)
+            if length is None:
+                room.at_least(body.tell())
+        return body.getvalue()
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -110,6 +112,26 @@ def test_bodies_are_not_read_beyond_the_budget(server: WebServer) -> None:
     assert fetches[0].result(60) == b"late"
     assert sum(each.done() for each in fetches[1:]) <= 5
     assert [len(each.result(60)) for each in fetches[1:]] == [400_000] * 30
+
+
+@pytest.mark.parametrize("limit", [400_000, 399_999])
+@pytest.mark.parametrize("known", [True, False])
+def test_nothing_is_kept_of_a_body_that_was_taken_or_cut_off(server: WebServer, limit: int, known: bool) -> None:
+    server.answers["/big"] = (lambda request: web.Response(body=b"x" * 400_000)) if known else chunked
+    client = fetcher(Ahead(at_once=64, budget=1_000_000, limit=limit))
+    outcomes([client.start(server.url("/big"))])
+    gc.collect()
+    gc.disable()  # what only the collector frees is there for too long
+    tracemalloc.start()
+    try:
+        fetches = [client.start(server.url("/big")) for _ in range(40)]
+        for _ in range(40):
+            (told,) = outcomes([fetches.pop(0)])
+            assert len(told) == 400_000 or told.startswith("too_large")
+        assert tracemalloc.get_traced_memory()[0] < 5_000_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def chunked(request: web.Request) -> web.Response:
