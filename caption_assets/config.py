@@ -333,7 +333,7 @@ def _check_dataset_paths(config: PipelineConfig) -> None:
             continue  # what is elsewhere is looked for when it is read
         wants_folder = isinstance(dataset, FolderDataset)
         path = Path(place)
-        several = isinstance(dataset, WebDatasetDataset) and has_magic(place)
+        several = isinstance(dataset, WebDatasetDataset | HuggingFaceDataset) and has_magic(place)
         if not (path.is_dir() if wants_folder else several or path.exists()):
             reason = "is not a folder" if path.exists() else "does not exist"
             raise ConfigError(

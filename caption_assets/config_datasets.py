@@ -6,7 +6,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fsspec.registry import known_implementations, registry
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+
+def check_url(value: str) -> str:
+    """Return `value` if it is a URL of a filesystem. Raises ValueError."""
+    protocol, separator, rest = value.partition("://")
+    if not separator or not rest:
+        raise ValueError(f"{value!r} is not a URL; write one like s3://bucket/prefix, or use kind folder for a folder")
+    if protocol not in known_implementations and protocol not in registry:
+        raise ValueError(f"there is no filesystem for {protocol}://; use s3, gs, abfs, http, https, file, ...")
+    return value
+
+
+Url = Annotated[str, AfterValidator(check_url)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(lambda value: check_url(value) if "://" in value else value)]
+"""A path on this machine, or a URL that fsspec knows."""
 
 
 class Strict(BaseModel):
@@ -21,6 +36,15 @@ class AnyDataset(Strict):
     watch: bool = False
     """Look for new items every 30 seconds, and caption them."""
     shard_size: int = Field(default=1000, ge=1, le=100_000)
+
+
+class FetchesAhead(Strict):
+    """How much is fetched before its turn comes."""
+
+    at_once: int = Field(default=32, ge=1, le=1024)
+    """Fetches under way."""
+    ahead_mb: float = Field(default=96.0, gt=0)
+    """Megabytes of what waits for its turn or is being read; a bigger picture is fetched when its turn comes."""
 
 
 class Files(AnyDataset):
@@ -52,21 +76,16 @@ class FolderDataset(Files):
     """A file younger than this is left for the next look: it may still be being written."""
 
 
-class BucketDataset(Files):
+class BucketDataset(Files, FetchesAhead):
     """Pictures under a URL that fsspec knows: s3, gs, abfs, http (a listing), memory, file, ..."""
 
     kind: Literal["bucket"]
-    url: str
+    url: Url
     options: dict[str, Any] = {}
     """Passed to the filesystem, as `anon: true` or `endpoint_url` for s3."""
 
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return check_url(value)
 
-
-class Web(Strict):
+class Web(FetchesAhead):
     """Manners and limits of fetching from the web."""
 
     allow_hosts: list[str] = []
@@ -79,11 +98,17 @@ class Web(Strict):
     """Requests a second to one host."""
     timeout_seconds: float = Field(default=30.0, gt=0)
     """For one attempt."""
+    connect_seconds: float = Field(default=10.0, gt=0)
+    """Of which until there is a connection."""
     attempts: int = Field(default=3, ge=1)
     backoff_seconds: float = Field(default=1.0, ge=0)
     """Before the second attempt; twice that before the third, ..."""
     max_wait_seconds: float = Field(default=60.0, ge=0)
     """A server that asks to wait longer is left for the next run."""
+    dead_after: int = Field(default=5, ge=1)
+    """A host that gives no answer so many times in a row..."""
+    dead_seconds: float = Field(default=300.0, ge=0)
+    """... is left alone for so long: its URLs are failures `unreachable` at once, which the next run tries again."""
     redirects: int = Field(default=5, ge=0)
     robots: bool = True
     """Whether robots.txt is honoured."""
@@ -91,14 +116,19 @@ class Web(Strict):
     """Directives of X-Robots-Tag that are honoured."""
     user_agent: str = "Mozilla/5.0 (compatible; caption-assets)"
 
+    @field_validator("allow_hosts", "opt_out")
+    @classmethod
+    def _lower(cls, value: list[str]) -> list[str]:
+        return [each.lower() for each in value]  # so are both where they are looked up
+
 
 class JsonlDataset(AnyDataset):
     """Pictures named by the lines of a JSON Lines file, `.gz` too; whatever else a line says becomes source columns."""
 
     kind: Literal["jsonl"]
-    path: str = Field(min_length=1)
+    path: Place
     """The file, or a URL that fsspec knows."""
-    root: str | None = None
+    root: Place | None = None
     """The folder or URL that the lines' paths are relative to, and may not leave; default: the file's folder."""
     columns: list[str] = Field(default=["path", "url", "file_name"], min_length=1)
     """Keys of a line of which the first that is there names the picture."""
@@ -106,43 +136,31 @@ class JsonlDataset(AnyDataset):
     options: dict[str, Any] = {}
     """Passed to the filesystem of a URL."""
 
-    @field_validator("path", "root")
-    @classmethod
-    def _place(cls, value: str | None) -> str | None:
-        return check_url(value) if value and "://" in value else value
-
 
 class UrlListDataset(AnyDataset):
     """Pictures on the web, named by a table: Parquet, CSV, TSV, JSON Lines, or a URL a line; `.gz`, too."""
 
     kind: Literal["url_list"]
-    path: str = Field(min_length=1)
+    path: Place
     """The table, or a URL of it that fsspec knows."""
     column: str = Field(default="url", min_length=1)
     """The column that holds the URLs; the others become source columns."""
+    version_column: str | None = Field(default=None, min_length=1)
+    """The column that says which picture a URL stands for: a new value is a new item, and nothing else is. None: any
+    change of the row is."""
     web: Web = Web()
     options: dict[str, Any] = {}
     """Passed to the filesystem of a URL."""
 
-    @field_validator("path")
-    @classmethod
-    def _place(cls, value: str) -> str:
-        return check_url(value) if "://" in value else value
 
-
-class WebDatasetDataset(AnyDataset):
+class WebDatasetDataset(AnyDataset, FetchesAhead):
     """Pictures in tar files, `.tar.gz` too; `.json`, `.txt` and `.cls` of the same key become source columns."""
 
     kind: Literal["webdataset"]
-    path: str = Field(min_length=1)
+    path: Place
     """The tar files: a path or URL, with * ? [] and ** for several."""
     options: dict[str, Any] = {}
     """Passed to the filesystem of a URL."""
-
-    @field_validator("path")
-    @classmethod
-    def _place(cls, value: str) -> str:
-        return check_url(value) if "://" in value else value
 
 
 class HuggingFaceDataset(AnyDataset):
@@ -150,7 +168,8 @@ class HuggingFaceDataset(AnyDataset):
 
     kind: Literal["huggingface"]
     path: str = Field(min_length=1)
-    """A name on the hub; what begins with '/', './', '../' or '~' or ends in .parquet is on this machine."""
+    """A name on the hub; what begins with '/', './', '../' or '~' or ends in .parquet is on this machine. Parquet may
+    be several files: * ? [] and **."""
     split: str = "train"
     image: str = "image"
     """The column that holds the pictures."""
@@ -158,21 +177,25 @@ class HuggingFaceDataset(AnyDataset):
     """Those that become source columns; none: all but the pictures."""
     config_name: str | None = None
     revision: str | None = None
+    streaming: bool = False
+    """Read rows as they come instead of storing the set here first; planning and fetching each read it once."""
+
+    @field_validator("streaming")
+    @classmethod
+    def _can_stream(cls, value: bool, others: ValidationInfo) -> bool:
+        path = others.data.get("path", "")
+        if value and _is_local(path) and not path.endswith(".parquet"):
+            raise ValueError("streaming is for the hub and for Parquet; a saved folder is read in place: leave it out")
+        return value
 
     @property
     def local(self) -> bool:
         """Whether it is on this machine."""
-        return self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(".parquet")
+        return _is_local(self.path)
 
 
-def check_url(value: str) -> str:
-    """Return `value` if it is a URL of a filesystem. Raises ValueError."""
-    protocol, separator, rest = value.partition("://")
-    if not separator or not rest:
-        raise ValueError(f"{value!r} is not a URL; write one like s3://bucket/prefix, or use kind folder for a folder")
-    if protocol not in known_implementations and protocol not in registry:
-        raise ValueError(f"there is no filesystem for {protocol}://; use s3, gs, abfs, http, https, file, ...")
-    return value
+def _is_local(path: str) -> bool:
+    return path.startswith(("/", "./", "../", "~")) or path.endswith(".parquet")
 
 
 Dataset = Annotated[

@@ -17,6 +17,7 @@ from caption_assets.engine.openai_check import look_at_servers
 from caption_assets.engine.vllm_args import check_args
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import LibraryError, lint, load_library
+from caption_assets.sources.kinds import look
 from caption_assets.sources.planner import planned_shards
 
 _out = Console(highlight=False, soft_wrap=True)
@@ -63,10 +64,18 @@ def _section(part: Callable[[PipelineConfig], bool], config: PipelineConfig) -> 
 
 
 def _datasets(config: PipelineConfig) -> bool:
+    """List every dataset; one that cannot be read does not hide what is wrong with the others."""
+    wrong = False
     for name, dataset in sorted(config.datasets.items()):
         watched = ", watched" if dataset.watch else ""
         _out.print(f"dataset {name}: {dataset.kind} {config.dataset_place(name)}{watched}", markup=False)
-    return False
+        try:
+            if note := look(config, name):
+                _out.print(f"warning: {config.file}: datasets.{name}: {note}", style="yellow", markup=False)
+        except ConfigError as error:
+            wrong = True
+            _out.print(f"error: {error}", style="red", markup=False)
+    return wrong
 
 
 def _perspectives(config: PipelineConfig) -> bool:

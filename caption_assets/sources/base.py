@@ -37,6 +37,14 @@ class FetchError(Exception):
         self.kind: MediaFailureKind = kind
 
 
+class FieldError(ValueError):
+    """A dataset does not have what a field of the pipeline file says; `field` is the field's name."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class Source(Protocol):
     """A dataset that can be listed and read."""
 
@@ -68,3 +76,12 @@ class StartsFetches(Protocol):
 
         Raises FetchError where nothing can come of it.
         """
+
+
+@runtime_checkable
+class HasManners(Protocol):
+    """A source that leaves items alone where their publishers ask for it."""
+
+    @property
+    def manners(self) -> str:
+        """Names the settings on which that depends: under others, a failure `opted_out` is to be tried again."""

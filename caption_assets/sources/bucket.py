@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, cast
 
 import fsspec
 
+from caption_assets.sources.ahead import Ahead, NoRoomError, Room
 from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, join_sidecars, with_columns
 
 CHANGED = "the object has changed since it was planned; the new one is an item of its own"
 GONE = "the object is no longer there"
 
+_THREADS = 16
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
 
@@ -26,8 +30,11 @@ class Store(Protocol):
     def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
         """The pictures, with the places of their sidecars."""
 
-    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
-        """An object, or these bytes of it, in its planned version; no etag: as it is. Raises FetchError or OSError."""
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+        """An object, or these bytes of it, in its planned version; no etag: as it is.
+
+        Raises FetchError, NoRoomError, and the filesystem's own errors.
+        """
 
     def head(self, uri: str, length: int) -> bytes:
         """The first bytes of an object. Raises OSError."""
@@ -41,6 +48,7 @@ class BucketSource:
         recursive: whether what is below a further '/' counts.
         files: which objects are pictures.
         options: passed to the filesystem.
+        fetches: what fetches many objects at once.
 
     Raises:
         ImportError: the filesystem's package is not installed.
@@ -54,10 +62,12 @@ class BucketSource:
         recursive: bool = True,
         files: FileFilter | None = None,
         options: Mapping[str, Any] | None = None,
+        fetches: Ahead | None = None,
     ) -> None:
         self._recursive = recursive
         self._files = files or FileFilter()
-        self._store = open_store(url, options or {})
+        self._fetches = fetches or Ahead()
+        self._store = open_store(url, options or {}, self._fetches.at_once)
 
     def scan(self) -> Iterator[Item]:
         """Objects as they are listed now. Raises OSError where the store cannot be listed."""
@@ -67,10 +77,26 @@ class BucketSource:
         """The items with what their sidecars say."""
         return with_columns(items, lambda uri: self._store.head(uri, SIDECAR_LIMIT + 1))
 
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+        return self._fetches.at_once
+
+    def start(self, uri: str, etag: str) -> Future[bytes]:
+        """Begin to fetch a planned object; the future's result is its bytes, or FetchError."""
+        return self._fetches.start(lambda room: stored(self._store, uri, etag, room))
+
     def fetch(self, uri: str, etag: str) -> bytes:
         """The object's bytes. Raises FetchError: gone, also when it has changed since it was planned."""
-        with Translated():
-            return self._store.read(uri, etag)
+        return self.start(uri, etag).result()
+
+
+async def stored(
+    store: Store, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None
+) -> bytes:
+    """What `Store.read` gives. Raises FetchError and NoRoomError only."""
+    with Translated():
+        return await store.read(uri, etag, room, start, end)
 
 
 class Translated:
@@ -81,7 +107,7 @@ class Translated:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Raise FetchError for a filesystem's errors."""
-        if error is None or isinstance(error, FetchError) or not isinstance(error, Exception):
+        if error is None or isinstance(error, FetchError | NoRoomError) or not isinstance(error, Exception):
             return
         status = getattr(error, "status", None)  # aiohttp's
         if isinstance(error, FileNotFoundError) or status in (404, 410):
@@ -93,13 +119,13 @@ class Translated:
         raise FetchError("unreadable", f"{type(error).__name__}: {getattr(error, 'strerror', None) or ''}") from None
 
 
-def open_store(url: str, options: Mapping[str, Any]) -> Store:
-    """The store behind a URL. Raises ImportError, ValueError."""
+def open_store(url: str, options: Mapping[str, Any], at_once: int) -> Store:
+    """The store behind a URL, to be read so many times at once. Raises ImportError, ValueError."""
     protocol = url.partition("://")[0]
     if protocol in ("s3", "s3a"):
         from caption_assets.sources.s3 import S3Store  # optional package
 
-        return S3Store(url, options)
+        return S3Store(url, options, at_once)
     return _AnyStore(url, options)
 
 
@@ -115,12 +141,18 @@ class _AnyStore:
         for folder, entries in self._folders(recursive):
             yield from join_sidecars(self._entries(files, folder, entries))
 
-    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
         path = self._path(uri)
-        if etag and self._etag(path) != etag:
+        info = await self._call("info", path)
+        if etag and version(info) != etag:
             raise FetchError("gone", CHANGED)
-        data = cast(bytes, self._fs.cat_file(path, start=start, end=end))
-        if etag and self._etag(path) != etag:
+        size = info.get("size") if start is None or end is None else end - start
+        if size is not None:
+            room.exactly(int(size))
+        data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
+        if size is None:
+            room.at_least(len(data))
+        if etag and version(await self._call("info", path)) != etag:
             raise FetchError("gone", CHANGED)  # while it was read
         return data
 
@@ -164,8 +196,12 @@ class _AnyStore:
                 etag = version(known)
                 yield relative, Item(self._uri(path), etag, int(known.get("size") or 0), changed(known))
 
-    def _etag(self, path: str) -> str:
-        return version(self._fs.info(path))
+    async def _call(self, name: str, *args: object, **options: object) -> Any:
+        """A call of the filesystem, in a thread where it has to be waited for in one."""
+        if self._fs.async_impl:
+            return await getattr(self._fs, f"_{name}")(*args, **options)
+        call = functools.partial(getattr(self._fs, name), *args, **options)
+        return await asyncio.get_running_loop().run_in_executor(_threads(), call)
 
     def _is_http(self) -> bool:
         return self._protocol in ("http", "https")
@@ -175,6 +211,11 @@ class _AnyStore:
 
     def _path(self, uri: str) -> str:
         return uri if self._is_http() else uri.removeprefix(f"{self._protocol}://")
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
 
 
 def version(info: Mapping[str, Any]) -> str:

@@ -14,8 +14,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.bucket import Store, Translated, open_store
+from caption_assets.sources.bucket import Store, open_store, stored
 from caption_assets.sources.folder import FolderSource, file_etag
 from caption_assets.sources.rows import Row, bad_item, jsonl_rows, raise_if_bad
 from caption_assets.sources.web import WebFetcher
@@ -50,10 +51,13 @@ class JsonlSource:
     ) -> None:
         self._place = place
         self._web = web
+        self._fetches = web.ahead if web else Ahead()
         self._columns = columns
         self._options = options or {}
         self._root = (root or posixpath.dirname(place)).rstrip("/")
-        self._store: Store | None = open_store(self._root, self._options) if "://" in self._root else None
+        self._store: Store | None = None
+        if "://" in self._root:
+            self._store = open_store(self._root, self._options, self._fetches.at_once)
 
     def scan(self) -> Iterator[Item]:
         """An item a line, in the file's order. Raises OSError where the file cannot be read to its end."""
@@ -67,30 +71,35 @@ class JsonlSource:
             else:
                 yield self._item(row, name)
 
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+        return self._fetches.at_once
+
+    @property
+    def manners(self) -> str:
+        """Names the settings on which an opt-out depends."""
+        return self._web.manners if self._web else ""
+
+    def start(self, uri: str, etag: str) -> Future[bytes] | None:
+        """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
+        raise_if_bad(etag)
+        if self._web is not None and etag.startswith(f"{_WEB}."):
+            return self._web.start(uri)
+        if store := self._store:
+            return self._fetches.start(lambda room: stored(store, uri, "", room))
+        return None
+
     def fetch(self, uri: str, etag: str) -> bytes:
         """The picture's bytes. Raises FetchError."""
-        raise_if_bad(etag)
+        if started := self.start(uri, etag):
+            return started.result()
         version = etag.rpartition(".")[0]
-        if self._web is not None and version == _WEB:
-            return self._web.start(uri).result()
-        if self._store is not None:
-            with Translated():
-                return self._store.read(uri, "")
         if version == _ABSENT:
             raise FetchError("gone", "the file was not there when its line was planned; planning again finds it")
         if not self._inside(uri):
             raise FetchError("forbidden", "the file is a link to outside of the root")
         return FolderSource(Path(self._root)).fetch(uri, version)
-
-    @property
-    def ahead(self) -> int:
-        """How many fetches it is worth to have under way."""
-        return self._web.ahead if self._web else 1
-
-    def start(self, uri: str, etag: str) -> Future[bytes] | None:
-        """Begin to fetch an item that is on the web; None for others. Raises FetchError."""
-        raise_if_bad(etag)
-        return self._web.start(uri) if self._web and etag.startswith(f"{_WEB}.") else None
 
     def _item(self, row: Row, name: str) -> Item:
         path = row.columns[name]

@@ -5,16 +5,20 @@ A key is taken as it is: s3fs would strip slashes, and would take `?versionId=` 
 
 from __future__ import annotations
 
+import functools
+import io
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import fsspec.asyn
 import s3fs
 
+from caption_assets.sources.ahead import Room
 from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.files import FileFilter, join_sidecars
 
 _PAGE = 1000
+_CHUNK = 1 << 18
 
 
 class S3Store:
@@ -23,39 +27,43 @@ class S3Store:
     Args:
         url: `s3://bucket/prefix`; a prefix is a folder: `a` means the keys that begin with `a/`.
         options: s3fs' own.
+        at_once: how many reads are to be under way.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any], at_once: int) -> None:
         self._bucket, _, prefix = url.partition("://")[2].partition("/")
         self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
-        self._fs = s3fs.S3FileSystem(**options)
+        config = {"max_pool_connections": at_once, **options.get("config_kwargs", {})}
+        self._fs = s3fs.S3FileSystem(**{**options, "config_kwargs": config})
 
     def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
         """The pictures in the order of their keys. Raises OSError."""
         yield from join_sidecars(self._entries(files, recursive))
 
-    def read(self, uri: str, etag: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The object, or these bytes of it, if it is the planned one; no etag: as it is. Raises FetchError, OSError."""
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+        """The object, or these bytes of it, if it is the planned one; no etag: as it is.
+
+        Raises FetchError, NoRoomError, OSError.
+        """
         from caption_assets.sources.bucket import CHANGED
 
         conditions = {"IfMatch": f'"{etag}"'} if etag else {}
         if start is not None and end is not None:
             conditions["Range"] = f"bytes={start}-{end - 1}"
         try:
-            return self._get(uri, **conditions)
+            return await self._get(uri, room, **conditions)
         except OSError as error:
-            response = getattr(error.__cause__, "response", None) or {}
-            if response.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
+            if _code(error) in ("PreconditionFailed", "412"):
                 raise FetchError("gone", CHANGED) from None
             raise
 
     def head(self, uri: str, length: int) -> bytes:
         """The object's first bytes. Raises OSError."""
         try:
-            return self._get(uri, Range=f"bytes=0-{length - 1}")
+            read = functools.partial(self._get, uri, Room(length), Range=f"bytes=0-{length - 1}")
+            return cast(bytes, fsspec.asyn.sync(self._fs.loop, read))
         except OSError as error:
-            response = getattr(error.__cause__, "response", None) or {}
-            if response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            if _code(error) in ("InvalidRange", "416"):
                 return b""  # an empty object has no first byte
             raise
 
@@ -80,12 +88,18 @@ class S3Store:
                 return
             token["ContinuationToken"] = page["NextContinuationToken"]
 
-    def _get(self, uri: str, **conditions: str) -> bytes:
+    async def _get(self, uri: str, room: Room, **conditions: str) -> bytes:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
+        answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **conditions)
+        async with answer["Body"] as body:
+            room.exactly(answer["ContentLength"])
+            with io.BytesIO() as content:  # gives its content away without a copy
+                while chunk := await body.read(_CHUNK):
+                    content.write(chunk)
+                return content.getvalue()
 
-        async def read() -> bytes:
-            answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **conditions)
-            async with answer["Body"] as body:
-                return cast(bytes, await body.read())
 
-        return cast(bytes, fsspec.asyn.sync(self._fs.loop, read))
+def _code(error: OSError) -> str | None:
+    """S3's own code of an error that s3fs has translated."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return cast("str | None", response.get("Error", {}).get("Code"))

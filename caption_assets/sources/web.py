@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import random
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from contextlib import asynccontextmanager
 
 import aiohttp
 import fsspec.asyn
@@ -18,8 +20,9 @@ from yarl import URL
 from caption_assets.config_datasets import Web
 from caption_assets.lake.tables import MediaFailureKind
 from caption_assets.sources.addresses import BlockedAddressError, GuardedResolver, check_host
+from caption_assets.sources.ahead import Ahead, Room
 from caption_assets.sources.base import FetchError
-from caption_assets.sources.politeness import HostGate, Robots, opted_out, retry_after
+from caption_assets.sources.politeness import HostGate, HostGates, Robots, opted_out, retry_after
 
 _CHUNK = 1 << 16
 _ROBOTS_BYTES = 500 * 1024
@@ -27,7 +30,7 @@ _REDIRECTS = frozenset([301, 302, 303, 307, 308])
 _AGAIN = frozenset([408, 425, 429, 500, 502, 503, 504])
 _KINDS: dict[int, MediaFailureKind] = {401: "forbidden", 403: "forbidden", 404: "gone", 410: "gone", 451: "forbidden"}
 
-_T = TypeVar("_T")
+Read = Callable[[aiohttp.ClientResponse], Awaitable[bytes]]
 
 
 class _RetryError(FetchError):
@@ -43,34 +46,39 @@ class WebFetcher:
 
     Args:
         web: limits and manners.
-        max_bytes: a longer body is a failure `too_large`, of which no more is read.
+        ahead: what fetches many things at once, and says how long a body may be.
         resolver: what resolves names; default: the system's.
     """
 
-    def __init__(self, web: Web, max_bytes: int, *, resolver: AbstractResolver | None = None) -> None:
-        self._web, self._max_bytes, self._resolver = web, max_bytes, resolver
+    def __init__(self, web: Web, ahead: Ahead, *, resolver: AbstractResolver | None = None) -> None:
+        self.ahead = ahead
+        self._web, self._resolver = web, resolver
         self._loop: asyncio.AbstractEventLoop = fsspec.asyn.get_loop()
         self._session: aiohttp.ClientSession | None = None
-        self._gates: dict[str, HostGate] = {}
+        self._gates = HostGates(web)
         self._robots = Robots(self._robots_text)
 
     @property
-    def ahead(self) -> int:
-        """How many fetches it is worth to have under way."""
-        return self._web.at_once
+    def manners(self) -> str:
+        """Names the settings on which an opt-out depends."""
+        told = f"{self._web.robots} {sorted(self._web.opt_out)}"
+        return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
 
     def start(self, url: str) -> Future[bytes]:
         """Begin to fetch; the future's result is the body, or FetchError."""
-        return asyncio.run_coroutine_threadsafe(self._fetch(url), self._loop)
+        return self.ahead.start(lambda room: self._fetch(url, room))
 
-    async def _fetch(self, url: str) -> bytes:
+    async def _fetch(self, url: str, room: Room) -> bytes:
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._worth_another),
             stop=stop_after_attempt(self._web.attempts),
             wait=self._pause,
             reraise=True,
         )
-        return await retrying(self._follow, url)
+        async for attempt in retrying:
+            with attempt:  # called as a function, it would keep the body until the collector comes
+                return await self._follow(url, room)
+        raise AssertionError("the last attempt returns or raises")
 
     def _worth_another(self, error: BaseException) -> bool:
         return isinstance(error, _RetryError) and error.after <= self._web.max_wait_seconds
@@ -82,55 +90,61 @@ class WebFetcher:
         longest = min(self._web.backoff_seconds * 2.0 ** (state.attempt_number - 1), self._web.max_wait_seconds)
         return after + random.uniform(longest / 2, longest)
 
-    async def _follow(self, text: str) -> bytes:
+    async def _follow(self, text: str, room: Room) -> bytes:
         """The body at the end of a bounded number of redirects, each checked like the first URL."""
         url = _parsed(text)
         for _ in range(self._web.redirects + 1):
-            if self._web.robots and not await _translated(lambda url=url: self._robots.allows(url)):  # type: ignore[misc]
+            if self._web.robots and not await self._robots.allows(url):
                 raise FetchError("opted_out", "robots.txt of its host asks not to fetch it")
-            answer = await _translated(lambda url=url: self._get(url, self._max_bytes, honour=True))  # type: ignore[misc]
+            answer = await self._get(url, lambda response: _body(response, room), honour=True)
             if isinstance(answer, bytes):
                 return answer
             url = answer
         raise FetchError("unreadable", f"more than {self._web.redirects} redirects")
 
-    async def _get(self, url: URL, limit: int, *, honour: bool) -> bytes | URL:
-        """A body, or where it is instead."""
-        check_host(url, self._web.allow_hosts)
-        async with self._gate(url), self._open().get(url, allow_redirects=False) as response:
-            if response.status in _REDIRECTS and "Location" in response.headers:
-                return _parsed(response.headers["Location"], url)
-            if response.status in _AGAIN:
-                after = retry_after(response.headers.get("Retry-After"))
-                raise _RetryError("unreachable", f"the server answers {response.status}", after)
-            if response.status not in (200, 203):
-                kind = _KINDS.get(response.status, "unreadable")
-                raise FetchError(kind, f"the server answers {response.status}")
-            tag = opted_out(response.headers.getall("X-Robots-Tag", []), self._web.opt_out) if honour else None
-            if tag:
-                raise FetchError("opted_out", f"the server sends X-Robots-Tag: {tag}")
-            return await _body(response, limit)
+    async def _get(self, url: URL, read: Read, *, honour: bool) -> bytes | URL:
+        """What is read of a body, or where it is instead. Raises FetchError."""
+        async with _translated():
+            check_host(url, self._web.allow_hosts)
+            async with self._gates.of(url.host or "") as gate, await self._answer(url, gate) as response:
+                if response.status in _REDIRECTS and "Location" in response.headers:
+                    return _parsed(response.headers["Location"], url)
+                if response.status in _AGAIN:
+                    after = retry_after(response.headers.get("Retry-After"))
+                    raise _RetryError("unreachable", f"the server answers {response.status}", after)
+                if response.status not in (200, 203):
+                    kind = _KINDS.get(response.status, "unreadable")
+                    raise FetchError(kind, f"the server answers {response.status}")
+                tag = opted_out(response.headers.getall("X-Robots-Tag", []), self._web.opt_out) if honour else None
+                if tag:
+                    raise FetchError("opted_out", f"the server sends X-Robots-Tag: {tag}")
+                return await read(response)
+
+    async def _answer(self, url: URL, gate: HostGate) -> aiohttp.ClientResponse:
+        """The answer of a host, up to its body; whether there was one is told to its gate."""
+        try:
+            async with _translated():
+                response = await self._open().get(url, allow_redirects=False)
+        except _RetryError:
+            gate.unanswered()
+            raise
+        gate.answered()
+        return response
 
     async def _robots_text(self, url: URL) -> tuple[int, str]:
         for _ in range(self._web.redirects + 1):
             try:
-                answer = await self._get(url, _ROBOTS_BYTES, honour=False)
+                answer = await self._get(url, _beginning, honour=False)
             except _RetryError:
                 raise
             except FetchError as error:
-                if error.kind in ("gone", "forbidden", "unreadable", "too_large"):
+                if error.kind in ("gone", "forbidden", "unreadable"):
                     return 404, ""  # a host without robots.txt allows everything
                 raise
             if isinstance(answer, bytes):
                 return 200, answer.decode("utf-8", "replace")
             url = answer
         return 404, ""
-
-    def _gate(self, url: URL) -> HostGate:
-        host = url.host or ""
-        if host not in self._gates:
-            self._gates[host] = HostGate(self._web.per_host, self._web.per_second)
-        return self._gates[host]
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -139,7 +153,7 @@ class WebFetcher:
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                timeout=aiohttp.ClientTimeout(total=self._web.timeout_seconds),
+                timeout=aiohttp.ClientTimeout(total=self._web.timeout_seconds, sock_connect=self._web.connect_seconds),
                 headers={"User-Agent": self._web.user_agent, "Accept": "image/*,*/*;q=0.5"},
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
@@ -166,23 +180,34 @@ def _parsed(text: str, base: URL | None = None) -> URL:
     return url.with_fragment(None)
 
 
-async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, unless it is too long. Raises FetchError."""
-    too_large = FetchError("too_large", f"the body is longer than {limit} bytes")
-    if (response.content_length or 0) > limit:
-        raise too_large
-    chunks = bytearray()
+async def _body(response: aiohttp.ClientResponse, room: Room) -> bytes:
+    """The body, read as far as there is room. Raises FetchError (too_large), NoRoomError."""
+    length = None if "Content-Encoding" in response.headers else response.content_length
+    if length is not None:
+        room.exactly(length)
+    with io.BytesIO() as body:  # gives its content away without a copy, and frees what an error would hold on to
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            body.write(chunk)
+            if length is None:
+                room.at_least(body.tell())
+        return body.getvalue()
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """As much of a robots.txt as its readers must heed (RFC 9309, 2.5)."""
+    found = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK):
-        chunks += chunk
-        if len(chunks) > limit:
-            raise too_large
-    return bytes(chunks)
+        found += chunk
+        if len(found) >= _ROBOTS_BYTES:
+            break
+    return bytes(found[:_ROBOTS_BYTES])
 
 
-async def _translated(call: Callable[[], Awaitable[_T]]) -> _T:
-    """What a call gives; what the client raises as FetchError."""
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """Turns what the client raises into FetchError."""
     try:
-        return await call()
+        yield
     except FetchError:
         raise
     except BlockedAddressError as error:

@@ -13,22 +13,23 @@ import re
 import tarfile
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import fsspec
 
+from caption_assets.sources.ahead import Ahead, Room
 from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.bucket import CHANGED, GONE, Translated, open_store, version
+from caption_assets.sources.bucket import CHANGED, GONE, Translated, open_store, stored, version
 from caption_assets.sources.files import EXTENSIONS, SIDECAR_LIMIT, extension, sidecar_columns
+from caption_assets.sources.forward import Forward
 from caption_assets.sources.rows import opened, raise_if_bad
 
 _SIDECARS = frozenset(["json", "txt", "cls"])
 _PLACE = re.compile(r"(?P<tar>.*)@(?P<offset>\d+)\+(?P<length>\d+)", re.DOTALL)
-_PASSED = 32
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError)
 _log = logging.getLogger(__name__)
 
@@ -52,19 +53,23 @@ class WebDatasetSource:
     Args:
         place: path or URL of the tar files, with globs for several.
         options: passed to the filesystem of a URL.
+        fetches: what fetches many pictures at once.
 
     Raises:
         ImportError: the filesystem's package is not installed.
         ValueError: there is no such filesystem, or it refuses the options.
     """
 
-    def __init__(self, place: str, *, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, place: str, *, options: Mapping[str, Any] | None = None, fetches: Ahead | None = None) -> None:
         self._url = place if "://" in place else f"file://{place}"
         self._options = options or {}
         self._protocol = self._url.partition("://")[0]
         self._fs, self._pattern = fsspec.core.url_to_fs(self._url, use_listings_cache=False, **self._options)
-        self._store = open_store(posixpath.dirname(self._url), self._options)
-        self._streams: dict[tuple[str, str], _Stream] = {}
+        self._fetches = fetches or Ahead()
+        self._store = open_store(posixpath.dirname(self._url), self._options, self._fetches.at_once)
+        self._opened: tuple[str, str] | None = None
+        self._stream: Forward[int] = Forward(iter(()), 0)
+        self._stack = ExitStack()
         self._lock = threading.Lock()
 
     def scan(self) -> Iterator[Item]:
@@ -76,19 +81,29 @@ class WebDatasetSource:
             url = path if "://" in path else f"{self._protocol}://{path}"
             yield from self._pictures(url, version(self._fs.info(path)))
 
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+        return self._fetches.at_once
+
+    def start(self, uri: str, etag: str) -> Future[bytes] | None:
+        """Begin to fetch a picture; None where its tar has to be read up to it. Raises FetchError."""
+        url, tar, offset, length = _place_of(uri, etag)
+        return (
+            None if _compression(url) else self._fetches.start(lambda room: self._range(url, tar, offset, length, room))
+        )
+
     def fetch(self, uri: str, etag: str) -> bytes:
         """The picture's bytes. Raises FetchError: gone, also when its tar has changed since it was planned."""
-        raise_if_bad(etag)
-        match = _PLACE.fullmatch(etag)
-        if match is None:
-            raise FetchError("gone", CHANGED)
-        url, offset, length = uri.rpartition("#")[0], int(match["offset"]), int(match["length"])
+        if started := self.start(uri, etag):
+            return started.result()
+        url, tar, offset, length = _place_of(uri, etag)
+        return self._from_stream(url, tar, offset) if length else b""
+
+    async def _range(self, url: str, tar: str, offset: int, length: int, room: Room) -> bytes:
         if not length:
             return b""
-        with Translated():
-            if _compression(url):
-                return self._from_stream(url, match["tar"], offset)
-            data = self._store.read(url, match["tar"], offset, offset + length)
+        data = await stored(self._store, url, tar, room, offset, offset + length)
         if len(data) != length:
             raise FetchError("truncated", f"the tar ends {length - len(data)} bytes too early")
         return data
@@ -124,55 +139,24 @@ class WebDatasetSource:
 
     def _from_stream(self, url: str, etag: str, offset: int) -> bytes:
         """A member of a compressed tar: read on from the one before, for items are fetched in the plan's order."""
-        with self._lock:
+        with self._lock, Translated():
             self._check_version(url, etag)
-            stream = self._streams.get((url, etag))
-            if stream is None or not stream.has(offset):
-                for other in self._streams.values():
-                    other.close()
-                stream = _Stream(url, self._options)
-                self._streams = {(url, etag): stream}
+            if self._opened != (url, etag) or not self._stream.has(offset):
+                self._stack.close()
+                self._opened, self._stream = (url, etag), Forward(_contents(self._stack, url, self._options), 0)
             try:
-                data = stream.read(offset)
+                data = self._stream.read(offset)
             except _DAMAGE as error:
+                self._opened = None
                 raise FetchError("truncated", f"the compressed tar is damaged: {error}") from None
             self._check_version(url, etag)  # it may have been replaced before the stream was opened
+            if data is None:
+                raise FetchError("gone", GONE)
             return data
 
     def _check_version(self, url: str, etag: str) -> None:
         if version(self._fs.info(self._fs._strip_protocol(url))) != etag:
             raise FetchError("gone", CHANGED)
-
-
-class _Stream:
-    """A compressed tar, read forwards, with the pictures passed last."""
-
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        self._stack = ExitStack()
-        self._members = _members(self._stack, url, options)
-        self._passed: OrderedDict[int, bytes] = OrderedDict()
-        self._position = -1
-
-    def has(self, offset: int) -> bool:
-        """Whether the member is still ahead, or passed a little while ago."""
-        return offset > self._position or offset in self._passed
-
-    def read(self, offset: int) -> bytes:
-        """The bytes of the member at an offset. Raises FetchError, and what a damaged tar raises."""
-        while offset not in self._passed:
-            member, tar = next(self._members, (None, None))
-            if member is None or tar is None or member.offset_data > offset:
-                raise FetchError("gone", GONE)
-            self._position = member.offset_data
-            if member.isreg() and extension(member.name) in EXTENSIONS:
-                self._passed[member.offset_data] = _content(tar, member)
-                if len(self._passed) > _PASSED:
-                    self._passed.popitem(last=False)
-        return self._passed[offset]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stack.close()
 
 
 def member_name(name: str) -> str:
@@ -188,14 +172,41 @@ def _members(
     mode = cast(Any, f"r|{_compression(url)}")
     tar = stack.enter_context(
         tarfile.open(  # noqa: SIM115 (the stack closes it)
-            fileobj=file, mode=mode, errors="surrogateescape"
+            fileobj=file, mode=mode, errors="surrogateescape", tarinfo=_Strict
         )
     )
     while member := tar.next():
         tar.members = []  # type: ignore[attr-defined] # it would keep them all
         yield member, tar
-    if tar.fileobj.tell() <= tar.offset:  # no block of zeros: cut off between two members
-        raise tarfile.ReadError("the end is missing")
+
+
+class _Strict(tarfile.TarInfo):
+    """Only a block of zeros ends a tar; the library takes a header that is cut off or damaged for its end, too."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # typeshed leaves it out
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"the next header is missing or damaged ({error})") from None
+
+
+def _contents(stack: ExitStack, url: str, options: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
+    """The pictures of a tar, each with the offset of its bytes."""
+    for member, tar in _members(stack, url, options):
+        if member.isreg() and extension(member.name) in EXTENSIONS:
+            yield member.offset_data, _content(tar, member)
+
+
+def _place_of(uri: str, etag: str) -> tuple[str, str, int, int]:
+    """URL and version of an item's tar, offset and length of its bytes. Raises FetchError."""
+    raise_if_bad(etag)
+    match = _PLACE.fullmatch(etag)
+    if match is None:
+        raise FetchError("gone", CHANGED)
+    return uri.rpartition("#")[0], match["tar"], int(match["offset"]), int(match["length"])
 
 
 def _item(url: str, etag: str, name: str, member: tarfile.TarInfo) -> Item:

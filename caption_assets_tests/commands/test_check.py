@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -225,15 +227,45 @@ def test_a_key_that_is_not_set_is_an_error(checked: Checked) -> None:
 
 def test_every_dataset_is_listed_with_its_kind(checked: Checked) -> None:
     checked.folder.joinpath("list.jsonl").touch()
+    checked.folder.joinpath("list.csv").write_text("link\nhttp://x.test/1")
+    (checked.folder / "store").mkdir()
     for name, entry in {
         "lines": {"kind": "jsonl", "path": "list.jsonl"},
-        "store": {"kind": "bucket", "url": "s3://bucket/prefix", "watch": True},
+        "links": {"kind": "url_list", "path": "list.csv"},
+        "store": {"kind": "bucket", "url": f"file://{checked.folder}/store", "watch": True},
         "hub": {"kind": "huggingface", "path": "owner/name"},
-        "tars": {"kind": "webdataset", "path": "tars/*.tar"},
     }.items():
         checked.document["datasets"][name] = entry
     result = checked.run()
+    assert result.exit_code == 0, result.output
     assert f"dataset lines: jsonl {checked.folder}/list.jsonl\n" in result.output
-    assert "dataset store: bucket s3://bucket/prefix, watched\n" in result.output
+    assert f"dataset store: bucket file://{checked.folder}/store, watched\n" in result.output
     assert "dataset hub: huggingface owner/name\n" in result.output
-    assert f"dataset tars: webdataset {checked.folder}/tars/*.tar\n" in result.output
+    assert f"warning: {checked.file}: datasets.store: there is nothing in it yet\n" in result.output
+    assert "datasets.links: its first entry is unusable: the row has no text in url\n" in result.output
+
+
+def test_what_is_wrong_with_a_dataset_is_told_by_field(checked: Checked) -> None:
+    pq.write_table(pa.table({"n": [1]}), checked.folder / "set.parquet")
+    checked.folder.joinpath("list.parquet").write_bytes(b"none")
+    for name, entry in {
+        "a": {"kind": "bucket", "url": f"file://{checked.folder}/absent"},
+        "b": {"kind": "bucket", "url": "gdrive://x"},
+        "c": {"kind": "webdataset", "path": "tars/*.tar"},
+        "d": {"kind": "huggingface", "path": "./set.parquet", "image": "x", "streaming": True},
+        "e": {"kind": "huggingface", "path": "./set.parquet", "image": "n", "columns": ["y"], "streaming": True},
+        "f": {"kind": "url_list", "path": "list.parquet"},
+    }.items():
+        checked.document["datasets"][name] = entry
+    result = checked.run()
+    assert result.exit_code == 1
+    for line in [
+        f"datasets.a.url: file://{checked.folder}/absent cannot be read: ",
+        "datasets.b.url: gdrive://x cannot be opened: ",
+        f"datasets.c.path: {checked.folder}/tars/*.tar cannot be read: file://",
+        f"datasets.d.image: {checked.folder}/set.parquet has no column 'x', only n; correct it",
+        f"datasets.e.columns: {checked.folder}/set.parquet has no column 'y', only n; correct it",
+        f"datasets.f.path: {checked.folder}/list.parquet cannot be read: cannot be read as Parquet after row 0",
+    ]:
+        assert f"error: {checked.file}: {line}" in result.output
+    assert "dataset demo: folder" in result.output

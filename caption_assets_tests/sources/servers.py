@@ -28,7 +28,18 @@ def s3_server() -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(port)
+        with s3_environment(f"http://127.0.0.1:{port}"):
+            yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextmanager
+def s3_environment(url: str) -> Iterator[None]:
+    """An environment in which S3 is at a URL."""
     environment = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "test",
@@ -38,11 +49,8 @@ def s3_server() -> Iterator[str]:
     with mock.patch.dict(os.environ, environment):
         s3fs.S3FileSystem.clear_instance_cache()
         try:
-            wait_for(port)
-            yield url
+            yield
         finally:
-            server.kill()
-            server.wait()
             s3fs.S3FileSystem.clear_instance_cache()
 
 

@@ -17,7 +17,9 @@ import pytest
 import s3fs
 
 from caption_assets.config import ConfigError, PipelineConfig
+from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
+from caption_assets.media.shard import build_media, read_failures
 from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.bucket import BucketSource
 from caption_assets.sources.files import FileFilter, sidecar_columns
@@ -131,6 +133,24 @@ def test_a_replaced_object_is_a_new_item_and_the_old_one_is_gone(lake: Lake, buc
     assert source.fetch(new.uri, new.etag) == b"2"
     client().call_s3("delete_object", Bucket=bucket, Key="a.jpg")
     assert kind_of(source, new) == "gone"
+
+
+def test_what_went_between_plan_and_fetch_is_a_failure_row(
+    make_config: Callable[..., PipelineConfig], bucket: str, pictures: Path
+) -> None:
+    files = [path.read_bytes() for path in sorted(pictures.iterdir()) if path.suffix in (".jpg", ".png")]
+    for number, file in enumerate(files):
+        put(bucket, f"{number:02d}.png", file)
+    config = make_config(datasets={"d": {"kind": "bucket", "url": f"s3://{bucket}", "at_once": 4, "ahead_mb": 0.02}})
+    lake, source, shard = Lake(config.lake), open_source(config, "d"), Shard("d", 0)
+    plan_dataset(lake, "d", source, 100)
+    client().call_s3("delete_object", Bucket=bucket, Key="03.png")
+    put(bucket, "05.png", files[0])
+    report = build_media(lake, shard, source, config.media, "run")
+    assert (report.rows, report.failure_kinds) == (len(files) - 2, {"gone": 2})
+    failures = read_failures(lake, "media", shard)
+    assert [row["uri"].rpartition("/")[2] for row in failures] == ["03.png", "05.png"]
+    assert plan_dataset(lake, "d", source, 100).new_items == 1
 
 
 def test_a_refusal_is_a_failure_of_its_own(server: str, bucket: str) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 
-from caption_assets.config import PipelineConfig
+from caption_assets.config import ConfigError, PipelineConfig
+from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.sources.base import FetchError
+from caption_assets.media.shard import build_media, read_index
+from caption_assets.sources.base import FetchError, Item
+from caption_assets.sources.huggingface import HuggingFaceStream
 from caption_assets.sources.kinds import open_source
 from caption_assets.sources.planner import plan_dataset, read_plan
 
@@ -58,3 +67,161 @@ def test_rows_are_items_with_their_columns(
     assert [item.source for item in open_source(config, "e").scan()] == [{"n": 0}, {"n": 1}, {"n": 2}]
     with pytest.raises(ValueError, match="has no column 'x', only picture, label, n"):
         list(open_source(config, "f").scan())
+
+
+def stored(folder: Path, *files: list[bytes | None], group: int = 4) -> str:
+    """Parquet files of several row groups; returns the pattern that names them."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for number, pictures in enumerate(files):
+        rows(*pictures).to_parquet(folder / f"{number}.parquet", batch_size=group)
+    return f"{folder}/*.parquet"
+
+
+def stream(pattern: str, **options: Any) -> HuggingFaceStream:
+    return HuggingFaceStream(pattern, split="train", image="picture", **options)
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The parts that were opened, in that order."""
+    opened: list[int] = []
+    shard = datasets.IterableDataset.shard
+
+    def spied(self: datasets.IterableDataset, num_shards: int, index: int) -> datasets.IterableDataset:
+        opened.append(index)
+        return shard(self, num_shards, index)
+
+    monkeypatch.setattr(datasets.IterableDataset, "shard", spied)
+    return opened
+
+
+PICTURES: list[bytes | None] = [b"%d" % number * 50 for number in range(30)]
+
+
+def test_a_stream_is_read_in_one_pass_and_can_begin_anywhere(tmp_path: Path, lake: Lake, parts: list[int]) -> None:
+    pattern = stored(tmp_path / "set", PICTURES[:17], [*PICTURES[17:29], None], PICTURES, PICTURES)
+    plan = plan_dataset(lake, "d", stream(pattern), 10)
+    items = [item for shard in plan.shards for item in read_plan(lake, shard)]
+    assert [item.uri.rpartition("#")[2] for item in items[2:6]] == ["0.2", "0.3", "1.0", "1.1"]
+    assert items[29].source == {"label": "ä12", "n": 12}
+    assert plan_dataset(lake, "d", stream(pattern), 10).new_items == 0
+    source = stream(pattern)
+    parts.clear()
+    order = [*range(29)]
+    for place in range(0, 28, 2):  # two readers, a step apart
+        order[place], order[place + 1] = order[place + 1], order[place]
+    assert [source.fetch(items[n].uri, items[n].etag) for n in order] == [PICTURES[n] for n in order]
+    assert parts == [0, 1, 2, 3, 4, 5, 6, 7]
+    parts.clear()
+    repair = stream(pattern)
+    repaired = [items[n] for n in (3, 89, 88, 5)]
+    assert [repair.fetch(each.uri, each.etag) for each in repaired] == [PICTURES[n] for n in (3, 29, 28, 5)]
+    assert parts == [0, 24, 1]
+    with pytest.raises(FetchError) as caught:
+        repair.fetch(items[29].uri, items[29].etag)
+    assert caught.value.kind == "bad_row"
+
+
+def test_a_replaced_row_is_a_new_item_and_the_old_one_is_gone(tmp_path: Path, lake: Lake) -> None:
+    old = stored(tmp_path / "set", PICTURES)
+    plan_dataset(lake, "d", stream(old), 100)
+    items = read_plan(lake, Shard("d", 0))
+    changed = [*PICTURES]
+    changed[13] = b"other"
+    new = stored(tmp_path / "set", changed, [b"more"])
+    planned = plan_dataset(lake, "d", stream(new), 100)
+    assert [item.uri.rpartition("#")[2] for item in read_plan(lake, planned.new_shards[0])] == ["3.1", "8.0"]
+    source = stream(new)
+    assert source.fetch(items[12].uri, items[12].etag) == PICTURES[12]
+    for item in (items[13], replace(items[0], uri=f"{new}/train#99.0"), replace(items[0], uri=f"{new}/train#0.9")):
+        with pytest.raises(FetchError) as caught:
+            source.fetch(item.uri, item.etag)
+        assert caught.value.kind == "gone"
+    assert source.fetch(items[14].uri, items[14].etag) == PICTURES[14]
+    stored(tmp_path / "set", PICTURES[:2])
+    with pytest.raises(FetchError):
+        source.fetch(items[20].uri, items[20].etag)
+
+
+def test_a_streamed_set_becomes_media_also_after_a_run_that_died(
+    make_config: Callable[..., PipelineConfig], pictures: Path, tmp_path: Path
+) -> None:
+    files = sorted(path.read_bytes() for path in pictures.iterdir() if path.suffix in (".jpg", ".png"))
+    stored(tmp_path / "set", [*files, b"no picture", None], group=5)
+    entry = {"kind": "huggingface", "path": "./set/*.parquet", "image": "picture", "streaming": True, "columns": ["n"]}
+    config = make_config(datasets={"d": entry})
+    lake, shard = Lake(config.lake), Shard("d", 0)
+    plan_dataset(lake, "d", open_source(config, "d"), 100)
+
+    class Dying:
+        """Ends like a process that is killed."""
+
+        def __init__(self) -> None:
+            self.source, self.left = open_source(config, "d"), 9
+
+        def scan(self) -> Iterator[Item]:
+            return self.source.scan()
+
+        def fetch(self, uri: str, etag: str) -> bytes:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return self.source.fetch(uri, etag)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_media(lake, shard, Dying(), config.media, "died")
+    report = build_media(lake, shard, open_source(config, "d"), config.media, "run")
+    assert (report.planned, report.rows, report.failed) == (len(files) + 2, len(files), 2)
+    assert report.failure_kinds == {"not_an_image": 1, "bad_row": 1}
+    index = read_index(lake, shard)
+    assert [row["media_id"] for row in index] == [sha256(file).hexdigest() for file in files]
+    assert [json.loads(row["source"]) for row in index] == [{"n": number} for number in range(len(files))]
+
+
+SCAN = """
+import sys
+from pathlib import Path
+from caption_assets.sources.huggingface import HuggingFaceStream
+
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+source = HuggingFaceStream(sys.argv[1], split="train", image="picture")
+next(source.scan())
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+before = peak()
+items = [(item.uri, item.etag) for item in source.scan()]
+for item in items:
+    assert len(source.fetch(*item)) == 1_000_000
+print(len(items), (peak() - before) // 1024)
+"""
+
+
+def test_a_stream_holds_a_part_at_a_time(tmp_path: Path) -> None:
+    content = iter(range(1000))
+    files = [[b"%09d" % next(content) + b"x" * 999_991 for _ in range(50)] for _ in range(4)]
+    pattern = stored(tmp_path / "set", *files, group=10)
+    done = subprocess.run(
+        [sys.executable, "-c", SCAN, pattern], capture_output=True, text=True, timeout=100, check=True
+    )
+    count, megabytes = map(int, done.stdout.split())
+    assert count == 200
+    assert megabytes < 150  # a part has 10 MB, of what was passed 64 are kept, the set has 200 MB
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"path": "./set", "streaming": True}, "datasets.d.streaming: streaming is for the hub and for Parquet"),
+        ({"path": "./set", "streaming": "x"}, "datasets.d.streaming: must be true or false"),
+        ({"path": "./nothing.parquet"}, "datasets.d.path: .*nothing.parquet does not exist"),
+    ],
+)
+def test_mistakes_name_field_and_remedy(
+    make_config: Callable[..., PipelineConfig], tmp_path: Path, entry: dict[str, object], message: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        make_config(datasets={"d": {"kind": "huggingface", **entry}})

@@ -19,6 +19,7 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index
 from caption_assets.sources import rows
+from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, Item, Source
 from caption_assets.sources.jsonl import JsonlSource
 from caption_assets.sources.kinds import open_source
@@ -123,6 +124,9 @@ def test_a_list_in_a_store(lake: Lake, folder: Path) -> None:
     source = JsonlSource("memory://jsonl/list.jsonl")
     there, absent = source.scan()
     assert source.fetch(there.uri, there.etag) == b"content"
+    started = source.start(there.uri, there.etag)
+    assert started is not None
+    assert started.result(30) == b"content"
     assert error_of(source, absent)[0] == "gone"
 
 
@@ -154,7 +158,7 @@ def test_lines_may_name_urls_of_the_web(folder: Path) -> None:
     with web_server() as server:
         server.answers["/a.jpg"] = lambda request: web.Response(body=b"web")
         file = listed(folder, {"url": server.url("/a.jpg"), "n": 1}, {"path": "a.jpg"}, b"bad")
-        client = WebFetcher(Web(allow_hosts=["127.0.0.1"]), 100)
+        client = WebFetcher(Web(allow_hosts=["127.0.0.1"]), Ahead())
         source = JsonlSource(str(file), web=client)
         far, near, bad = source.scan()
         assert (far.uri, far.source) == (server.url("/a.jpg"), {"n": 1})
@@ -165,5 +169,5 @@ def test_lines_may_name_urls_of_the_web(folder: Path) -> None:
         assert source.start(near.uri, near.etag) is None
         with pytest.raises(FetchError):
             source.start(bad.uri, bad.etag)
-        guarded = JsonlSource(str(file), web=WebFetcher(Web(), 100))
+        guarded = JsonlSource(str(file), web=WebFetcher(Web(), Ahead()))
         assert error_of(guarded, far)[0] == "blocked_address"

@@ -17,7 +17,8 @@ from caption_assets.config_datasets import Web
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index
-from caption_assets.sources.base import FetchError
+from caption_assets.sources.ahead import Ahead
+from caption_assets.sources.base import FetchError, HasManners, Source
 from caption_assets.sources.kinds import open_source
 from caption_assets.sources.planner import plan_dataset, read_plan
 from caption_assets.sources.url_list import UrlListSource
@@ -45,11 +46,11 @@ def write(path: Path) -> Path:
 
 
 def source(path: Path) -> UrlListSource:
-    return UrlListSource(str(path), WebFetcher(Web(), 1000))
+    return UrlListSource(str(path), WebFetcher(Web(), Ahead()))
 
 
 @pytest.mark.parametrize(
-    "name", ["l.parquet", "l.csv", "l.tsv", "l.jsonl", "l.txt", "l.csv.gz", "l.jsonl.gz", "l.txt.gz"]
+    "name", ["l.parquet", "l.csv", "l.tsv", "l.jsonl", "l.txt", "l.csv.gz", "l.tsv.gz", "l.jsonl.gz", "l.txt.gz"]
 )
 def test_formats(lake: Lake, tmp_path: Path, name: str) -> None:
     urls = source(write(tmp_path / name))
@@ -85,7 +86,7 @@ def test_parquet_keeps_what_json_can_hold_and_refuses_what_is_none(tmp_path: Pat
     path = tmp_path / "l.parquet"
     row = {"link": "http://x.test/1", "n": float("nan"), "b": b"\0", "nested": {"x": [1, None]}}
     pq.write_table(pa.Table.from_pylist([row]), path)
-    (item,) = UrlListSource(str(path), WebFetcher(Web(), 1000), column="link").scan()
+    (item,) = UrlListSource(str(path), WebFetcher(Web(), Ahead()), column="link").scan()
     assert item.source == {"n": None, "b": "AA==", "nested": {"x": [1, None]}}
     path.write_bytes(b"PAR1 but not really")
     with pytest.raises(OSError, match="cannot be read as Parquet"):
@@ -121,11 +122,57 @@ def test_media_from_the_web(make_config: Callable[..., PipelineConfig], pictures
         assert len(read_failures(lake, "media", shard)) == 2
 
 
+def test_a_version_column_alone_says_what_is_new(lake: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    urls = UrlListSource(str(path), WebFetcher(Web(), Ahead()), version_column="seen")
+    for text, new in [
+        ("url,seen,n\nhttp://x.test/1,mon!,1\nhttp://x.test/2,,1", 2),
+        ("url,n,seen\nhttp://x.test/1,9,mon!\nhttp://x.test/2,9,", 0),
+        ("url,seen\nhttp://x.test/1,tue\nhttp://x.test/2,", 1),
+        ("url\nhttp://x.test/1", 1),
+    ]:
+        path.write_text(text)
+        planned = plan_dataset(lake, "d", urls, 10)
+        assert planned.new_items == new
+    (bad,) = read_plan(lake, planned.new_shards[0])
+    with pytest.raises(FetchError, match="the row has no column seen"):
+        urls.start(bad.uri, bad.etag)
+
+
+def test_an_opt_out_is_settled_until_it_is_forced(make_config: Callable[..., PipelineConfig], tmp_path: Path) -> None:
+    with web_server() as server:
+        (tmp_path / "list.txt").write_text(server.url("/a.jpg"))
+        server.answers["/a.jpg"] = lambda request: web.Response(text="x", headers={"X-Robots-Tag": "noai"})
+
+        def open_list(**manners: object) -> tuple[PipelineConfig, Source]:
+            options = {"allow_hosts": ["127.0.0.1"], **manners}
+            config = make_config(datasets={"d": {"kind": "url_list", "path": "list.txt", "web": options}})
+            return config, open_source(config, "d")
+
+        config, urls = open_list()
+        lake, shard = Lake(config.lake), Shard("d", 0)
+        plan_dataset(lake, "d", urls, 10)
+        assert build_media(lake, shard, urls, config.media, "first").failure_kinds == {"opted_out": 1}
+        server.asked.clear()
+        assert build_media(lake, shard, urls, config.media, "again").failure_kinds == {"opted_out": 1}
+        assert server.asked == []
+        config, ruder = open_list(opt_out=[])
+        assert isinstance(ruder, HasManners)
+        assert isinstance(urls, HasManners)
+        assert ruder.manners != urls.manners
+        assert open_list(opt_out=["noai"], per_host=1)[1].manners == open_list(opt_out=["NoAI"])[1].manners  # type: ignore[attr-defined]
+        report = build_media(lake, shard, ruder, config.media, "forced", force=True)
+        assert report.failure_kinds == {"not_an_image": 1}
+        assert "/a.jpg" in server.asked
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
         ({"path": "l.xlsx"}, "datasets.d.path: .*l.xlsx cannot be opened: its name must end in one of .parquet, .csv"),
         ({"path": "l.xlsx", "web": {"robot": False}}, "datasets.d.web.robot: unknown key; did you mean 'robots'"),
+        ({"path": "l.xlsx", "version_column": ""}, "datasets.d.version_column: must not be empty"),
+        ({"path": "l.xlsx", "web": {"ahead_mb": 0}}, "datasets.d.web.ahead_mb: must be greater than 0"),
         ({"path": "l.xlsx", "web": {"attempts": 0}}, "datasets.d.web.attempts: must be greater than or equal to 1"),
     ],
 )

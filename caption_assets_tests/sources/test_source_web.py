@@ -11,6 +11,7 @@ from aiohttp import web
 
 from caption_assets.config_datasets import Web
 from caption_assets.sources.addresses import is_public
+from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.politeness import opted_out, retry_after
 from caption_assets.sources.web import WebFetcher
@@ -26,7 +27,7 @@ def server() -> Iterator[WebServer]:
 
 def fetcher(*, limit: int = 1000, names: Names | None = None, **options: Any) -> WebFetcher:
     options = {"allow_hosts": ["127.0.0.1"], "backoff_seconds": 0, "per_second": 1e6, **options}
-    return WebFetcher(Web(**options), limit, resolver=names)
+    return WebFetcher(Web(**options), Ahead(limit=limit), resolver=names)
 
 
 def get(client: WebFetcher, url: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -79,6 +80,8 @@ def test_pictures_and_what_stands_beside_them(lake: Lake, folder: Path, name: st
     contents = [b"first", b"second", b"third", b""]
     assert [source.fetch(item.uri, item.etag) for item in items] == contents
     assert [source.fetch(item.uri, item.etag) for item in reversed(items)] == contents[::-1]
+    started = [source.start(item.uri, item.etag) for item in items]
+    assert [each and each.result(30) for each in started] == (contents if name == "s.tar" else [None] * 4)
     assert plan_dataset(lake, "d", source, 10).new_items == 0
 
 
@@ -157,14 +160,17 @@ def test_a_damaged_tar_costs_what_is_lost_and_no_more(folder: Path, name: str) -
     assert source.fetch(last.uri, last.etag) == b"x"
 
 
-def test_a_tar_that_is_cut_between_two_members_is_damaged_too(folder: Path) -> None:
-    path = tar(folder / "a.tar", ("0.jpg", b"x" * 512), ("1.jpg", b"y"), layout=tarfile.USTAR_FORMAT)
-    path.write_bytes(path.read_bytes()[:1024])
-    source = WebDatasetSource(str(path))
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("rest", [b"", b"1.jpg", b"1.jpg" + b"\0" * 400, b"\0" * 300, b"garbage!" * 64])
+def test_a_tar_whose_next_header_is_cut_off_or_damaged_is_not_finished(folder: Path, name: str, rest: bytes) -> None:
+    whole = tar(folder / "whole", ("0.jpg", b"x" * 512), layout=tarfile.USTAR_FORMAT).read_bytes()
+    content = whole[:1024] + rest
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    source = WebDatasetSource(str(folder / name))
     good, lost = source.scan()
     assert source.fetch(good.uri, good.etag) == b"x" * 512
     assert failure(source, lost)[0] == "bad_row"
-    tar(path)
+    tar(folder / name)
     assert list(source.scan()) == []
 
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -42,6 +42,7 @@ class WebServer:
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.otherwise: Answer | None = None
         self.asked: list[str] = []
         self.times: list[float] = []
         self.agents: set[str] = set()
@@ -63,7 +64,7 @@ class WebServer:
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(self.delay)
-            answer = self.answers.get(request.path)
+            answer = self.answers.get(request.path, self.otherwise)
             found = answer(request) if answer else None
             return found if found is not None else web.Response(status=404)
         finally:
@@ -73,16 +74,24 @@ class WebServer:
 @contextmanager
 def web_server() -> Iterator[WebServer]:
     """A server on a free port of loopback."""
-    server, loop, started = WebServer(), asyncio.new_event_loop(), threading.Event()
+    server = WebServer()
+    with served(server.handle) as server.port:
+        yield server
+
+
+@contextmanager
+def served(handle: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Iterator[int]:
+    """The port of loopback on which requests are handled, in a thread of its own."""
+    loop, started = asyncio.new_event_loop(), threading.Event()
+    ports: list[int] = []
 
     async def start() -> web.AppRunner:
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", server.handle)
-        runner = web.AppRunner(app)
+        app.router.add_route("*", "/{path:(?s:.*)}", handle)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.port = runner.addresses[0][1]
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        ports.append(runner.addresses[0][1])
         return runner
 
     def serve() -> None:
@@ -96,7 +105,7 @@ def web_server() -> Iterator[WebServer]:
     thread.start()
     assert started.wait(30)
     try:
-        yield server
+        yield ports[0]
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
