@@ -1,4 +1,4 @@
-"""`caption-assets`: check a pipeline file, see what is done and what is not, wait for a run, query the lake."""
+"""`caption-assets`: check a pipeline file, see what is done, wait for a run, query, verify, delete."""
 
 from __future__ import annotations
 
@@ -71,6 +71,40 @@ def query(sql: str, style: str) -> None:
     from caption_assets.commands.query import run_query
 
     sys.exit(run_query(sql, style))
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[DATASET | SHARD]...")
+@_clear_errors
+def verify(names: tuple[str, ...]) -> None:
+    """Read every stored picture again and compare it with its checksum. Exits 1 when one is damaged."""
+    from caption_assets.commands.verify import verify as run
+
+    sys.exit(run(names))
+
+
+@main.command()
+@click.option("--media-id", "media_ids", multiple=True, help="A picture, wherever it is. May be repeated.")
+@click.option("--uri", "uris", multiple=True, help="What a dataset has under a URI. May be repeated.")
+@click.option("--dataset", help="The dataset of the URIs.")
+@click.option("--file", type=click.Path(path_type=Path), help="A list: a media_id or a URI a line.")
+@click.option("--reason", required=True, help="Why; it is kept with the tombstone.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@_clear_errors
+def delete(
+    media_ids: tuple[str, ...],
+    uris: tuple[str, ...],
+    dataset: str | None,
+    file: Path | None,
+    reason: str,
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    """Delete pictures and their captions for good: the same bytes never come back into the lake."""
+    from caption_assets.commands.delete import delete_pictures, read_request
+
+    sys.exit(delete_pictures(read_request(media_ids, uris, file, dataset), reason, yes=yes, dry_run=dry_run))
 
 
 @main.command("new-perspective")

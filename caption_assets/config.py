@@ -71,6 +71,8 @@ class Media(Strict):
     """Whether the lake may hold where a picture was taken: columns, and what EXIF and XMP say of it."""
     allow_truncated: bool = False
     """Whether a truncated file is a picture, its missing part grey, rather than a failure `truncated`."""
+    keep_originals: bool = False
+    """Store each original's bytes as well, with all their metadata, positions included."""
 
 
 class NearDuplicates(Strict):

@@ -30,6 +30,8 @@ class MediaConfig(dg.Config):
 
     force: bool = False
     """Make every picture again."""
+    verify: bool = False
+    """Read every stored picture again, and make those again that are damaged."""
 
 
 def build_media_asset() -> dg.AssetsDefinition:
@@ -58,7 +60,7 @@ def build_media_asset() -> dg.AssetsDefinition:
         failed: dict[str, str] = {}
         for shard in shards_of(context):
             try:
-                made.append(_materialize(context, settings, lake, shard, config.force))
+                made.append(_materialize(context, settings, lake, shard, config))
             except ConfigError as error:
                 failed[shard.key] = str(error)
             except Exception as error:  # one shard's bad file must not keep the others waiting
@@ -75,7 +77,7 @@ def build_media_asset() -> dg.AssetsDefinition:
 
 
 def _materialize(
-    context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, shard: Shard, force: bool
+    context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, shard: Shard, config: MediaConfig
 ) -> dg.AssetMaterialization:
     if shard.dataset not in settings.datasets:
         raise ConfigError(
@@ -90,7 +92,8 @@ def _materialize(
         open_source(settings, shard.dataset),
         settings.media,
         context.run_id,
-        force=force,
+        force=config.force,
+        verify=config.verify,
         progress=_progress(context, shard),
     )
     seconds = time.monotonic() - started
@@ -98,6 +101,7 @@ def _materialize(
     context.log.info(
         f"{shard.key}: {report.new} new pictures of {report.planned} planned, {report.failed} failed"
         + (f" ({kinds})" if kinds else "")
+        + (f", {report.damaged} damaged" if report.damaged else "")
     )
     _log_check(context, report)
     if report.new:
@@ -111,6 +115,7 @@ def _materialize(
             "new": report.new,
             "failed": report.failed,
             "failure kinds": kinds or "none",
+            **({"damaged": report.damaged} if config.verify else {}),
             "pictures per second": round(report.new / seconds, 1) if report.new else 0.0,
             "stored bytes": report.stored_bytes,
             "seconds": round(seconds, 2),
@@ -142,7 +147,7 @@ def _log_check(context: dg.AssetExecutionContext, report: MediaReport) -> None:
         dg.AssetCheckEvaluation(
             asset_key=MEDIA,
             check_name=COMPLETE,
-            passed=not lost and not report.failed,
+            passed=not lost and report.failed == report.failure_kinds["deleted"],
             severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
             metadata={"planned": report.planned, "pictures": report.rows, "failed": report.failed, "lost": lost},
             partition=report.shard.key,

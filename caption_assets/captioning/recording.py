@@ -11,7 +11,9 @@ from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork, stored_answer
 from caption_assets.lake import layout, tables
+from caption_assets.lake.erasing import erase
 from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.tombstones import read_tombstones
 from caption_assets.perspectives import to_arrow_value
 
 
@@ -127,18 +129,19 @@ class ShardRecorder:
         )
 
     def seal(self, lake: Lake, load_seconds: float) -> None:
-        """Write the failures and seal the rows, once all of them are durable.
+        """Write the failures and seal the rows, once all of them are durable. What was deleted meanwhile is left out.
 
         Args:
             load_seconds: what the engine's loading has taken by now, whenever that was.
         """
-        shard = self.work.shard
+        shard, deleted = self.work.shard, read_tombstones(lake).media_ids
         for each in self.selected:
             path = layout.failures_file(each.name, shard)
-            failed = self.failures[each.name]
+            failed = [row for row in self.failures[each.name] if row["media_id"] not in deleted]
             if failed or lake.exists(path):
                 lake.write(path, table_bytes(tables.table(failed, tables.FAILURES)))
-            rows.seal(lake, each, shard, self.provenance.run_id)
+            rows.seal(lake, each, shard, self.provenance.run_id, deleted)
+        erase(lake, read_tombstones(lake).media_ids - deleted, shard)
         ended = tables.now()
         for look in self.report.looks.values():
             look.ended_at = ended

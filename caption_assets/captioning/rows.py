@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -145,13 +145,19 @@ class PartWriter:
             self._number += 1
 
 
-def seal(lake: Lake, bound: BoundPerspective, shard: Shard, run_id: str) -> None:
-    """Write a finished shard's rows as one file, then delete just the files they were read from."""
+def seal(
+    lake: Lake, bound: BoundPerspective, shard: Shard, run_id: str, deleted: Collection[str] = frozenset()
+) -> None:
+    """Write a finished shard's rows as one file, then delete just the files they were read from.
+
+    Args:
+        deleted: media_ids whose rows are dropped.
+    """
     folder = layout.captions_folder(bound.name, bound.fingerprint, shard)
     found, files = _read_folder(lake, folder, None)
     if len(files) < 2 and not any(name.startswith("part-") for name in files):
         return
-    rows = _latest(found)
+    rows = {media_id: row for media_id, row in _latest(found).items() if media_id not in deleted}
     ordered = [rows[media_id] for media_id in sorted(rows)]
     sealed = f"sealed-{run_id}-{uuid.uuid4().hex[:6]}.parquet"
     lake.write(f"{folder}/{sealed}", table_bytes(tables.table(ordered, schema_of(bound))))

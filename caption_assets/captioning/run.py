@@ -22,6 +22,7 @@ from caption_assets.engine.models import model_label
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
+from caption_assets.media.deletion import complete_deletions
 
 _JOIN_SECONDS = 30.0
 
@@ -175,6 +176,7 @@ class CaptionRun:
         self._reports.put(report)
 
     def _find(self, shard: Shard) -> ShardWork:
+        complete_deletions(self._lake, shard, self._run_id)
         return find_work(self._lake, shard, self._selected, self._bound, force=self._force)
 
 

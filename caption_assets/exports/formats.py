@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -58,6 +58,12 @@ def export_dataset(
     for name in set(lake.list(folder)) - set(files):
         lake.remove(f"{folder}/{name}")
     return Exported(files, samples, lake.url(folder))
+
+
+def exports_of(lake: Lake, datasets: Collection[str]) -> list[str]:
+    """Where the exports of these datasets are that were made so far."""
+    folders = (layout.export_folder(name, dataset) for name in lake.list("exports") for dataset in sorted(datasets))
+    return [lake.url(folder) for folder in folders if lake.list(folder)]
 
 
 def _write_webdataset(lake: Lake, samples: Iterable[Sample], file: Path) -> int:

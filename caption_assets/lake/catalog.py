@@ -47,6 +47,7 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         f"failures/stage=_/{layout.EMPTY}": tables.FAILURES,
         "runs/_/empty.parquet": tables.RUNS,
         layout.NO_NEAR_DUPLICATES: tables.NEAR_DUPLICATES,
+        f"{layout.TOMBSTONES}/empty.parquet": tables.TOMBSTONES,
     }
     for name, each in wanted.items():
         folder = layout.fingerprint_folder(name, each.fingerprint)
@@ -85,9 +86,9 @@ def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapp
     names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
     forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
-    connection.execute(f"CREATE VIEW media AS {_read(lake, 'media/*/*.parquet')}")
     connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')}")
     connection.execute("CREATE SCHEMA rows")
+    _create_media_view(connection, lake)
     for name, fingerprints in forms.items():
         _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
     _create_unions(connection, list(forms))
@@ -155,6 +156,17 @@ _OF_THE_PICTURE = frozenset(
 """Columns that would count as often as a picture has regions."""
 
 
+def _create_media_view(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    """`tombstones`, and `media` without what they name: what was deleted is gone from all views at once."""
+    connection.execute(f"CREATE VIEW tombstones AS {_read(lake, f'{layout.TOMBSTONES}/*.parquet')}")
+    connection.execute("CREATE VIEW rows.deleted AS SELECT media_id FROM tombstones WHERE media_id IS NOT NULL")
+    connection.execute(
+        f"""CREATE VIEW media AS SELECT * FROM ({_read(lake, "media/*/*.parquet")})
+        ANTI JOIN rows.deleted USING (media_id)
+        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)"""
+    )
+
+
 def _create_captions_view(
     connection: duckdb.DuckDBPyConnection, lake: Lake, name: str, fingerprints: list[str], shown: str
 ) -> None:
@@ -177,7 +189,7 @@ def _create_captions_view(
     connection.execute(
         f"""CREATE VIEW rows."{name}" AS
         SELECT *, fingerprint = '{shown}' AS is_current{flat}
-        FROM ({" UNION ALL BY NAME ".join(selects)})
+        FROM ({" UNION ALL BY NAME ".join(selects)}) ANTI JOIN rows.deleted USING (media_id)
         QUALIFY row_number() OVER (PARTITION BY media_id, shard ORDER BY is_current DESC, created_at DESC) = 1"""
     )
     connection.execute(  # what was paid for rather than its copies, so that `contributors` counts it
@@ -227,6 +239,8 @@ _SUMMARIES = (
     WHERE f.stage = 'media' OR EXISTS (
         SELECT 1 FROM perspectives p
         WHERE p.perspective = f.stage AND f.fingerprint = coalesce(p.fingerprint, p.current)
+    ) AND NOT EXISTS (
+        SELECT 1 FROM rows.deleted d WHERE d.media_id = f.media_id
     ) AND NOT EXISTS (
         SELECT 1 FROM caption_rows c WHERE c.perspective = f.stage AND c.shard = f.shard AND c.media_id = f.media_id
         AND c.fingerprint = f.fingerprint

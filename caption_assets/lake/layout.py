@@ -10,6 +10,7 @@ CATALOG = "catalog.duckdb"
 CURRENT = "current.json"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
 NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
+TOMBSTONES = "tombstones"
 
 _SHARD = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9._-]*)-(?P<number>\d{6,})")
 

@@ -18,6 +18,8 @@ from typing import BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
@@ -60,6 +62,12 @@ class Lake:
             return int(self.fs.info(self.path(relative))["size"])
         except FileNotFoundError:
             return None
+
+    def find(self, folder: str) -> list[str]:
+        """All files under a folder, at any depth, as they are now: relative to the root, sorted."""
+        base = self.path(folder).rstrip("/")
+        self.fs.invalidate_cache(base)
+        return sorted(f"{folder}{name[len(base) :]}" for name in self.fs.find(base) if name.startswith(f"{base}/"))
 
     def list(self, folder: str) -> list[str]:
         """Names of the entries in a folder, sorted; empty where there is no such folder."""
@@ -173,6 +181,20 @@ class Lake:
         file = pq.ParquetFile(pa.BufferReader(self.read(relative)))
         return file.read(columns=None if columns is None else [*columns])
 
+    def read_columns(
+        self, paths: Sequence[str], schema: pa.Schema, columns: Sequence[str], where: pc.Expression | None = None
+    ) -> pa.Table:
+        """Columns of many Parquet files as one table; a column `__filename` names `path` of the file a row is from.
+
+        Raises:
+            FileNotFoundError: one of them is gone.
+        """
+        if not paths:
+            return pa.table({name: pa.array([], _type(schema, name)) for name in columns})
+        full = [self.path(path) for path in paths]
+        files = ds.dataset(full, schema=schema, filesystem=self.fs, format="parquet")
+        return files.to_table(columns=[*columns], filter=where)
+
     def remove_folder(self, folder: str) -> None:
         """Delete a folder and all under it; nothing happens where there is none."""
         with suppress(FileNotFoundError):
@@ -201,6 +223,10 @@ def _same_file(file: Path, target: str) -> bool:
         return file.samefile(target)
     except FileNotFoundError:
         return False
+
+
+def _type(schema: pa.Schema, column: str) -> pa.DataType:
+    return schema.field(column).type if column in schema.names else pa.string()
 
 
 def table_bytes(table: pa.Table) -> bytes:

@@ -34,6 +34,8 @@ MEDIA = pa.schema(
         ("offset", pa.int64()),  # of the picture's bytes in the segment
         ("length", pa.int64()),
         ("bytes_sha256", pa.string()),  # of what is stored
+        ("original_offset", pa.int64()),  # of the original's bytes in the segment; null where they are not kept
+        ("original_length", pa.int64()),
         ("width", pa.int32()),  # pixels, as stored
         ("height", pa.int32()),
         ("original_width", pa.int32()),  # pixels, upright
@@ -103,7 +105,7 @@ FAILURES = pa.schema(
         ("stage", pa.string()),
         ("dataset", pa.string()),
         ("shard", pa.string()),
-        ("media_id", pa.string()),  # null for stage media
+        ("media_id", pa.string()),  # null for stage media, but for pictures deleted
         ("uri", pa.string()),  # null for a perspective
         ("etag", pa.string()),
         ("fingerprint", pa.string()),  # null for stage media
@@ -141,6 +143,17 @@ RUNS = pa.schema(
     ]
 )
 
+TOMBSTONES = pa.schema(
+    [
+        ("media_id", pa.string()),  # forbidden in every dataset; null: the dataset's uri is
+        ("dataset", pa.string()),  # null where the picture was not in the lake
+        ("uri", pa.string()),
+        ("reason", pa.string()),
+        ("contributor", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
 MediaFailureKind = Literal[
     "gone",  # no longer there, or not in the planned version
     "forbidden",  # the store, the server or the file's owner refuses it
@@ -154,6 +167,7 @@ MediaFailureKind = Literal[
     "unsupported",  # a picture in a format that is not decoded
     "truncated",  # it ends too early
     "too_large",  # for the limits on pixels and bytes, as its head says
+    "deleted",  # on request; it never comes back while its tombstone stands
 ]
 CaptionFailureKind = Literal[
     "input_missing",

@@ -7,30 +7,26 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
 
 from caption_assets.config import Media
-from caption_assets.lake import layout, tables
+from caption_assets.lake import tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
+from caption_assets.media import generations
 from caption_assets.media.decode import DecodeError, decode
+from caption_assets.media.deletion import deleted_row
 from caption_assets.media.memory import MemoryGate
 from caption_assets.media.normalise import normalisation_id, normalise
 from caption_assets.media.segment import SegmentWriter
+from caption_assets.media.stored import Row, damage, failure_row, read_original, read_picture
 from caption_assets.sources.base import FetchError, Item, Source, StartsFetches
-
-Row = dict[str, Any]
-"""A row of the media table or of the failures table."""
 
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _READ_AHEAD = 8 * _WORKERS
-_MESSAGE_LENGTH = 1000
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,11 +37,8 @@ class _Ready:
     row: Row
     data: bytes
     extension: str
-
-
-def segment_path(row: Mapping[str, Any]) -> str:
-    """Where the segment of a media row is."""
-    return str(PurePosixPath(layout.media_index(Shard(row["dataset"], 0))).parent / row["segment"])
+    original: bytes | None
+    """The bytes that the source had, where they are to be stored, too."""
 
 
 def failure_fingerprint(media: Media, kind: str) -> str:
@@ -61,6 +54,7 @@ class ShardBuild:
         kept: index rows to copy, by (uri, etag).
         failures: all failures of the last run.
         settled: those of them not to be tried again, by (uri, etag).
+        deleted: media_ids that must not come back.
     """
 
     def __init__(
@@ -73,9 +67,10 @@ class ShardBuild:
         kept: Mapping[tuple[str, str], Row],
         failures: Sequence[Row],
         settled: Mapping[tuple[str, str], Row],
+        deleted: Collection[str] = frozenset(),
     ) -> None:
         self._lake, self._shard, self._source, self._media, self._run_id = lake, shard, source, media, run_id
-        self._kept, self._settled = kept, settled
+        self._kept, self._settled, self._deleted = kept, settled, deleted
         self._attempts = {(row["uri"], row["etag"]): int(row["attempts"]) for row in failures}
         self._made: dict[tuple[str, str], _Ready | Row] = {}
         self._created_at = tables.now()
@@ -114,53 +109,13 @@ class ShardBuild:
                     else:
                         failed.append(outcome)
                     progress(done, len(items))
-            self._generation = self._place(file, index, empty=not rows)
-        name = PurePosixPath(layout.segment(self._shard, self._generation)).name
+            self._generation = generations.place(self._lake, self._shard, file, index, empty=not rows)
+        name = generations.segment_name(self._shard, self._generation)
         return [{**row, "segment": name} for row in rows], failed
 
     def remove_older_segments(self) -> None:
         """Delete what the segment written now replaces, and what runs that died left."""
-        for generation in self._generations():
-            if generation < self._generation:
-                self._lake.remove(layout.segment(self._shard, generation))
-
-    def tidy(self, index: Sequence[Row]) -> None:
-        """Delete what a run that died just before its end left beside a finished shard, without listing the folder."""
-        generation = layout.segment_generation(self._shard, index[0]["segment"]) if index else None
-        if generation:
-            self._lake.remove(layout.segment(self._shard, generation - 1))
-
-    def _generations(self) -> list[int]:
-        """The generations of the segment that are in the lake."""
-        folder = str(PurePosixPath(layout.media_index(self._shard)).parent)
-        found = (layout.segment_generation(self._shard, name) for name in self._lake.list(folder))
-        return sorted(generation for generation in found if generation is not None)
-
-    def _place(self, file: Path, index: Sequence[Row], *, empty: bool) -> int:
-        """Put the segment in place under a generation of its own.
-
-        A segment of a run that died before its index, or of another run at the same time, is taken over when it is the
-        same, and else left alone: an index must never come to point into a segment it does not describe.
-        """
-        indexed = layout.segment_generation(self._shard, index[0]["segment"]) if index else None
-        newest = -1 if indexed is None else indexed
-        while True:
-            for generation in self._generations():
-                if generation > newest and not empty and self._same(file, layout.segment(self._shard, generation)):
-                    return generation
-                newest = max(newest, generation)
-            if empty or self._lake.put(file, layout.segment(self._shard, newest + 1), exclusive=True):
-                return newest + 1
-
-    def _same(self, file: Path, path: str) -> bool:
-        try:
-            with self._lake.open(path) as there, file.open("rb") as here:
-                while chunk := here.read(_CHUNK):
-                    if there.read(len(chunk)) != chunk:
-                        return False
-                return not there.read(1)
-        except FileNotFoundError:
-            return False
+        generations.remove_older(self._lake, self._shard, self._generation)
 
     def _outcomes(self, items: Sequence[Item]) -> Iterator[_Ready | Row]:
         """Outcomes in the plan's order, made by a few threads with bounded read-ahead."""
@@ -207,15 +162,20 @@ class ShardBuild:
     def _one(self, item: Item, fetched: Future[bytes] | None = None) -> _Ready | Row:
         if outcome := self._made.pop(item.key, None) or self._settled.get(item.key):
             return outcome
-        if row := self._kept.get(item.key):
-            try:
-                data = self._lake.read_range(segment_path(row), row["offset"], row["length"])
-            except FileNotFoundError:
-                data = b""
-            if hashlib.sha256(data).hexdigest() == row["bytes_sha256"]:
-                return _Ready(item, row, data, row["member"].rsplit(".", 1)[-1])
-            # what is stored is lost or damaged: make the picture again
-        return self._make(item, fetched)
+        if (row := self._kept.get(item.key)) and (stored := self._stored(item, row)):
+            return stored
+        return self._make(item, fetched)  # again, where what is stored is lost or damaged
+
+    def _stored(self, item: Item, row: Row) -> _Ready | None:
+        """A picture as the old segment has it, if it is there and sound."""
+        try:
+            data = read_picture(self._lake, row)
+            original = data if row.get("original_offset") == row["offset"] else read_original(self._lake, row)
+        except FileNotFoundError:
+            return None
+        if damage(row, data, original):
+            return None
+        return _Ready(item, row, data, row["member"].rsplit(".", 1)[-1], original)
 
     def _make(self, item: Item, fetched: Future[bytes] | None = None) -> _Ready | Row:
         """Fetch, decode and normalise an item: a picture, or a failure row."""
@@ -224,6 +184,9 @@ class ShardBuild:
             if item.size > media.max_file_mb * 1e6:
                 raise DecodeError("too_large", f"{item.size} bytes are more than {media.max_file_mb:g} megabytes")
             original = fetched.result() if fetched else self._source.fetch(item.uri, item.etag)
+            media_id = hashlib.sha256(original).hexdigest()
+            if media_id in self._deleted:
+                return deleted_row(self._shard, item, media_id, self._run_id, self._created_at)
             picture = decode(
                 original,
                 max_megapixels=media.max_megapixels,
@@ -239,7 +202,7 @@ class ShardBuild:
             _log.exception("%s: %s", self._shard.key, item.uri)
             return self._failure(item, FetchError("unreadable", f"unforeseen {type(error).__name__}: see the log"))
         row = {
-            "media_id": hashlib.sha256(original).hexdigest(),
+            "media_id": media_id,
             "bytes_sha256": hashlib.sha256(normalised.data).hexdigest(),
             "width": normalised.width,
             "height": normalised.height,
@@ -255,24 +218,16 @@ class ShardBuild:
             "run_id": self._run_id,
             "created_at": self._created_at,
         }
-        return _Ready(item, row, normalised.data, normalised.extension)
+        return _Ready(item, row, normalised.data, normalised.extension, original if media.keep_originals else None)
 
     def _store(self, segment: SegmentWriter, stored: dict[str, Row], ready: _Ready) -> Row:
         """Put a picture in the segment, once however many items have its bytes; return its row."""
         media_id = ready.row["media_id"]
         if media_id not in stored:
-            size = {"width": ready.row["width"], "height": ready.row["height"]}
-            member = f"{media_id}.{ready.extension}"
-            offset = segment.add(member, ready.data)
-            segment.add_json(f"{media_id}.json", {"media_id": media_id, "uri": ready.item.uri, **size})
-            stored[media_id] = {
-                "member": member,
-                "offset": offset,
-                "length": len(ready.data),
-                "bytes_sha256": ready.row["bytes_sha256"],
-                "phash": ready.row["phash"],
-                **size,
-            }
+            row = {**ready.row, "uri": ready.item.uri}
+            place = segment.add_picture(row, ready.data, ready.extension, ready.original)
+            same = ("bytes_sha256", "phash", "width", "height")
+            stored[media_id] = place | {name: row[name] for name in same}
         return {
             **ready.row,
             **stored[media_id],
@@ -285,18 +240,15 @@ class ShardBuild:
         }
 
     def _failure(self, item: Item, error: FetchError | DecodeError) -> Row:
-        return {
-            "stage": "media",
-            "dataset": self._shard.dataset,
-            "shard": self._shard.key,
-            "uri": item.uri,
-            "etag": item.etag,
-            "fingerprint": failure_fingerprint(self._media, error.kind),
-            "kind": error.kind,
-            "message": str(error)[:_MESSAGE_LENGTH],
-            "attempts": self._attempts.get(item.key, 0) + 1,
+        return failure_row(
+            self._shard,
+            item.key,
+            error.kind,
+            str(error),
+            self._run_id,
+            self._created_at,
+            fingerprint=failure_fingerprint(self._media, error.kind),
+            attempts=self._attempts.get(item.key, 0) + 1,
             # the same bytes fail the same way: only what came of fetching may pass
-            "retryable": isinstance(error, FetchError) and error.kind in tables.RETRYABLE,
-            "run_id": self._run_id,
-            "created_at": self._created_at,
-        }
+            retryable=isinstance(error, FetchError) and error.kind in tables.RETRYABLE,
+        )

@@ -38,7 +38,8 @@ class Normalised:
 
 def normalisation_id(media: Media) -> str:
     """Names how pictures are normalised; media rows with another id are stale."""
-    return f"n3-keepjpeg-{media.max_pixels}-q{media.quality}" + ("-gps" if media.gps else "")
+    chosen = ("-gps" if media.gps else "") + ("-originals" if media.keep_originals else "")
+    return f"n3-keepjpeg-{media.max_pixels}-q{media.quality}{chosen}"
 
 
 def normalise(picture: Picture, media: Media) -> Normalised:

@@ -1,7 +1,7 @@
 """Segments: WebDataset TAR files whose members can be read by offset.
 
-Members are `<media_id>.<ext>` and `<media_id>.json`, plain USTAR with fixed metadata, so that the same pictures always
-give the same bytes.
+Members are `<media_id>.<ext>`, `<media_id>.original.<ext>` where originals are kept, and `<media_id>.json`: plain USTAR
+with fixed metadata, so that the same pictures always give the same bytes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 _BLOCK = tarfile.BLOCKSIZE
+_JPEG_FORMATS = frozenset({"JPEG", "MPO"})
 
 
 class SegmentWriter:
@@ -43,6 +45,32 @@ class SegmentWriter:
         """Append a JSON member."""
         return self.add(name, json.dumps(value, ensure_ascii=False, sort_keys=True).encode())
 
+    def add_picture(
+        self, row: Mapping[str, Any], data: bytes, extension: str, original: bytes | None = None
+    ) -> dict[str, Any]:
+        """Append a picture, its original if that is to be kept, and its record.
+
+        An original that is stored as it came is not stored twice: its offset is then the picture's.
+
+        Args:
+            row: its media row: media_id, uri, width, height, and the original's format.
+            data: the bytes to store under `extension`.
+            original: the bytes that the media_id is of.
+
+        Returns:
+            The index columns that say where they are.
+        """
+        media_id = row["media_id"]
+        member = f"{media_id}.{extension}"
+        offset = self.add(member, data)
+        place: dict[str, Any] = {"member": member, "offset": offset, "length": len(data)}
+        if original is not None:
+            name = f"{media_id}.original.{original_extension(row['format'])}"
+            place["original_offset"] = offset if original == data else self.add(name, original)
+            place["original_length"] = len(original)
+        self.add_json(f"{media_id}.json", {name: row[name] for name in ("media_id", "uri", "width", "height")})
+        return place
+
     def __enter__(self) -> SegmentWriter:
         return self
 
@@ -50,3 +78,8 @@ class SegmentWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tar.close()
+
+
+def original_extension(format_name: str) -> str:
+    """The extension of an original, by its true format as Pillow names it, whatever its file was called."""
+    return "jpg" if format_name in _JPEG_FORMATS else format_name.lower()

@@ -7,16 +7,25 @@ writes the next generation of the segment, commits the index, then deletes the o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
 
 from caption_assets.config import Media
-from caption_assets.lake import layout, tables
+from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.store import Lake, table_bytes
-from caption_assets.media.build import Row, ShardBuild, failure_fingerprint, segment_path
+from caption_assets.lake.store import Lake
+from caption_assets.lake.tombstones import read_tombstones
+from caption_assets.media import generations
+from caption_assets.media.build import ShardBuild, failure_fingerprint
+from caption_assets.media.deletion import complete_deletions, deleted_failures
 from caption_assets.media.normalise import normalisation_id
+from caption_assets.media.stored import Row, commit, key_of, read_whole_index, segment_path, write_failures
+from caption_assets.media.stored import read_failures as read_failures
+from caption_assets.media.stored import read_index as read_index
+from caption_assets.media.stored import read_original as read_original
+from caption_assets.media.stored import read_picture as read_picture
+from caption_assets.media.verify import verify_shard
 from caption_assets.sources.base import Source
 from caption_assets.sources.planner import read_plan
 
@@ -31,22 +40,9 @@ class MediaReport:
     new: int = 0
     failed: int = 0
     failure_kinds: Counter[str] = field(default_factory=Counter)
+    damaged: int = 0
+    """Of the pictures that were there, those that verification found damaged."""
     stored_bytes: int = 0
-
-
-def read_index(lake: Lake, shard: Shard) -> list[Row]:
-    """The media rows of a shard; empty where it has none yet."""
-    return _rows(lake, layout.media_index(shard))
-
-
-def read_failures(lake: Lake, stage: str, shard: Shard) -> list[Row]:
-    """The failures of one stage of a shard."""
-    return _rows(lake, layout.failures_file(stage, shard))
-
-
-def read_picture(lake: Lake, row: dict[str, Any]) -> bytes:
-    """The stored bytes of a media row: one range read. Raises FileNotFoundError when its segment is gone."""
-    return lake.read_range(segment_path(row), row["offset"], row["length"])
 
 
 def build_media(
@@ -57,47 +53,62 @@ def build_media(
     run_id: str,
     *,
     force: bool = False,
+    verify: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MediaReport:
-    """Bring a shard's media up to date.
+    """Bring a shard's media up to date, and carry out deletions, those that come meanwhile included.
+
+    Args:
+        force: make every picture again that was not deleted.
+        verify: read every stored picture, and make those again that are damaged.
 
     Raises:
         FileNotFoundError: the shard was never planned.
     """
+    before = read_tombstones(lake)
+    complete_deletions(lake, shard, run_id)
+    report = _build(lake, shard, source, media, run_id, force, verify, progress)
+    if read_tombstones(lake) != before:  # the index may be newer than what the deletion saw
+        complete_deletions(lake, shard, run_id)
+        index, failures = read_index(lake, shard), read_failures(lake, "media", shard)
+        report = _report(shard, report.planned, index, failures, new=report.new, damaged=report.damaged)
+    return report
+
+
+def _build(
+    lake: Lake,
+    shard: Shard,
+    source: Source,
+    media: Media,
+    run_id: str,
+    force: bool,
+    verify: bool,
+    progress: Callable[[int, int], None],
+) -> MediaReport:
     items = read_plan(lake, shard)
-    index, failures = read_index(lake, shard), read_failures(lake, "media", shard)
-    kept = {} if force or _lost(lake, index) else _current(index, media)
+    index, failures = read_whole_index(lake, shard), read_failures(lake, "media", shard)
+    tombstones = read_tombstones(lake)
+    damaged = verify_shard(lake, shard).damaged if verify else {}
+    kept = {} if force or _lost(lake, index) else _current(index, media, damaged)
     settled = {} if force else _settled(failures, media)
-    build = ShardBuild(lake, shard, source, media, run_id, kept, failures, settled)
+    settled |= deleted_failures(shard, items, failures, tombstones, run_id)
+    build = ShardBuild(lake, shard, source, media, run_id, kept, failures, settled, tombstones.media_ids)
 
     complete = lake.exists(layout.media_index(shard)) and len(kept) == len(index)
     pending = [item for item in items if item.key not in kept and item.key not in settled]
-    if complete and not pending:
-        build.tidy(index)
-        return _report(shard, len(items), index, [row for row in failures if _key(row) not in kept], new=0)
-    if complete and not build.any_succeeds(pending):
-        # the same pictures as before: what changed is only how often the others failed
+    if complete and (not pending or not build.any_succeeds(pending)):
+        # the same pictures as before: what can have changed is only how often the others failed
         failed = build.failures(items)
-        lake.write(layout.failures_file("media", shard), table_bytes(tables.table(failed, tables.FAILURES)))
-        return _report(shard, len(items), index, failed, new=0)
+        if failed != failures:
+            write_failures(lake, shard, failed)
+        generations.tidy(lake, shard, index)
+        return _report(shard, len(items), index, failed, new=0, damaged=0)
 
     rows, failed = build.write(items, index, progress)
-    lake.write(layout.failures_file("media", shard), table_bytes(tables.table(failed, tables.FAILURES)))
-    lake.write(layout.media_index(shard), table_bytes(tables.table(rows, tables.MEDIA)))
+    commit(lake, shard, rows, failed)
     build.remove_older_segments()
-    return _report(shard, len(items), rows, failed, new=sum(_key(row) not in kept for row in rows))
-
-
-def _rows(lake: Lake, path: str) -> list[Row]:
-    try:
-        rows: list[Row] = lake.read_table(path).to_pylist()
-    except FileNotFoundError:
-        return []
-    return rows
-
-
-def _key(row: Row) -> tuple[str, str]:
-    return row["uri"], row["etag"]
+    new = sum(key_of(row) not in kept for row in rows)
+    return _report(shard, len(items), rows, failed, new=new, damaged=len(damaged))
 
 
 def _lost(lake: Lake, index: list[Row]) -> bool:
@@ -105,28 +116,32 @@ def _lost(lake: Lake, index: list[Row]) -> bool:
     if not index:
         return False
     size = lake.size(segment_path(index[0]))
-    return size is None or size < max(row["offset"] + row["length"] for row in index)
+    ends = ((row["offset"], row["length"]) for row in index)
+    originals = ((row.get("original_offset") or 0, row.get("original_length") or 0) for row in index)
+    return size is None or size < max(offset + length for offset, length in chain(ends, originals))
 
 
-def _current(index: list[Row], media: Media) -> dict[tuple[str, str], Row]:
-    """The rows made with the present settings; of truncated files only where they are allowed."""
+def _current(index: list[Row], media: Media, damaged: Collection[str]) -> dict[tuple[str, str], Row]:
+    """The rows made with the present settings, not known to be damaged; of truncated files only where allowed."""
     return {
-        _key(row): row
+        key_of(row): row
         for row in index
-        if row["normalisation"] == normalisation_id(media) and (media.allow_truncated or not row.get("truncated"))
+        if row["normalisation"] == normalisation_id(media)
+        and row["media_id"] not in damaged
+        and (media.allow_truncated or not row.get("truncated"))
     }
 
 
 def _settled(failures: list[Row], media: Media) -> dict[tuple[str, str], Row]:
     """The failures that trying again under the present settings would only repeat."""
     return {
-        _key(row): row
+        key_of(row): row
         for row in failures
         if not row["retryable"] and row["fingerprint"] == failure_fingerprint(media, row["kind"])
     }
 
 
-def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, new: int) -> MediaReport:
+def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, new: int, damaged: int) -> MediaReport:
     return MediaReport(
         shard=shard,
         planned=planned,
@@ -134,5 +149,11 @@ def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, n
         new=new,
         failed=len(failed),
         failure_kinds=Counter(row["kind"] for row in failed),
-        stored_bytes=sum({row["media_id"]: row["length"] for row in rows}.values()),
+        damaged=damaged,
+        stored_bytes=sum({row["media_id"]: _stored_bytes(row) for row in rows}.values()),
     )
+
+
+def _stored_bytes(row: Row) -> int:
+    twice = row.get("original_offset") not in {None, row["offset"]}
+    return int(row["length"]) + (int(row["original_length"]) if twice else 0)

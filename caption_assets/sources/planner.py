@@ -37,6 +37,13 @@ def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
     return sorted(shard for shard in shards if shard is not None and shard.dataset == dataset)
 
 
+def planned_datasets(lake: Lake) -> list[str]:
+    """The datasets that have a plan, those that the pipeline file no longer names included."""
+    folders = [name for name in lake.list("shards") if name.startswith("dataset=")]
+    datasets = (name.removeprefix("dataset=") for name in folders)
+    return [name for name in datasets if planned_shards(lake, name)]
+
+
 def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> Planned:
     """Plan everything that is new in a dataset.
 

@@ -1,0 +1,149 @@
+"""What is stored of a shard's media: its index, its failures, and the pictures that the index points to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from caption_assets.lake import layout, tables
+from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.tombstones import read_tombstones
+
+Row = dict[str, Any]
+"""A row of the media table or of the failures table."""
+
+_MESSAGE_LENGTH = 1000
+
+
+def read_index(lake: Lake, shard: Shard) -> list[Row]:
+    """The media rows of a shard, without those of deleted pictures; empty where it has none yet."""
+    tombstones = read_tombstones(lake)
+    return [row for row in read_whole_index(lake, shard) if not tombstones.forbid(row)]
+
+
+def read_whole_index(lake: Lake, shard: Shard) -> list[Row]:
+    """The media rows of a shard as they are, with deleted pictures that are still to be removed."""
+    return _rows(lake, layout.media_index(shard))
+
+
+def read_failures(lake: Lake, stage: str, shard: Shard) -> list[Row]:
+    """The failures of one stage of a shard."""
+    return _rows(lake, layout.failures_file(stage, shard))
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What makes the item of a media or failure row this one in its dataset."""
+    return row["uri"], row["etag"]
+
+
+def segment_path(row: Mapping[str, Any]) -> str:
+    """Where the segment of a media row is."""
+    return str(PurePosixPath(layout.media_index(Shard(row["dataset"], 0))).parent / row["segment"])
+
+
+def read_picture(lake: Lake, row: Mapping[str, Any]) -> bytes:
+    """The stored bytes of a media row: one range read.
+
+    Raises:
+        FileNotFoundError: its segment is gone, and the index has no other for it.
+    """
+    return _read(lake, row, "offset", "length")
+
+
+def read_original(lake: Lake, row: Mapping[str, Any]) -> bytes | None:
+    """The bytes of a media row's original, its metadata included; None where they were not kept. Raises as above."""
+    return None if row.get("original_offset") is None else _read(lake, row, "original_offset", "original_length")
+
+
+def read_pictures(lake: Lake, rows: Sequence[Row]) -> Iterator[tuple[Row, bytes, bytes | None]]:
+    """The distinct pictures of rows that share a segment, with their originals: one reading from its front to its end.
+
+    What lies beyond the end of the segment comes short. Raises FileNotFoundError.
+    """
+    distinct = {row["media_id"]: row for row in reversed(rows)}  # the first of each: its uri is in the record
+    if not distinct:
+        return
+    with lake.open(segment_path(rows[0])) as segment:
+        for row in sorted(distinct.values(), key=lambda row: int(row["offset"])):
+            segment.seek(row["offset"])
+            data, original = segment.read(row["length"]), None
+            if row.get("original_offset") == row["offset"]:
+                original = data
+            elif row.get("original_offset") is not None:
+                segment.seek(row["original_offset"])
+                original = segment.read(row["original_length"])
+            yield row, data, original
+
+
+def damage(row: Mapping[str, Any], data: bytes, original: bytes | None) -> str | None:
+    """What is wrong with the bytes that were read for a media row; None where they are those that were written."""
+    if hashlib.sha256(data).hexdigest() != row["bytes_sha256"]:
+        return "the picture's bytes are not those that were stored"
+    if original is not None and hashlib.sha256(original).hexdigest() != row["media_id"]:
+        return "the original's bytes are not those that were stored"
+    return None
+
+
+def failure_row(
+    shard: Shard,
+    key: tuple[str, str],
+    kind: str,
+    message: str,
+    run_id: str,
+    created_at: datetime,
+    *,
+    media_id: str | None = None,
+    fingerprint: str | None = None,
+    attempts: int = 1,
+    retryable: bool = False,
+) -> Row:
+    """An item without media, and why. `fingerprint` names the settings that the failure depends on, if any."""
+    return {
+        "stage": "media",
+        "dataset": shard.dataset,
+        "shard": shard.key,
+        "media_id": media_id,
+        "uri": key[0],
+        "etag": key[1],
+        "fingerprint": fingerprint,
+        "kind": kind,
+        "message": message[:_MESSAGE_LENGTH],
+        "attempts": attempts,
+        "retryable": retryable,
+        "run_id": run_id,
+        "created_at": created_at,
+    }
+
+
+def commit(lake: Lake, shard: Shard, rows: list[Row], failed: list[Row]) -> None:
+    """Write the failures, then the index, whose segment must be there."""
+    write_failures(lake, shard, failed)
+    lake.write(layout.media_index(shard), table_bytes(tables.table(rows, tables.MEDIA)))
+
+
+def write_failures(lake: Lake, shard: Shard, failed: list[Row]) -> None:
+    """Write the shard's media failures alone."""
+    lake.write(layout.failures_file("media", shard), table_bytes(tables.table(failed, tables.FAILURES)))
+
+
+def _read(lake: Lake, row: Mapping[str, Any], offset: str, length: str) -> bytes:
+    try:
+        return lake.read_range(segment_path(row), row[offset], row[length])
+    except FileNotFoundError:  # perhaps a repair or a deletion has replaced the segment since the row was read
+        rows = read_index(lake, Shard.parse(row["shard"]))
+        now = next((each for each in rows if each["media_id"] == row["media_id"]), None)
+        if now is None or now["segment"] == row["segment"] or now.get(offset) is None:
+            raise
+        return lake.read_range(segment_path(now), now[offset], now[length])
+
+
+def _rows(lake: Lake, path: str) -> list[Row]:
+    try:
+        rows: list[Row] = lake.read_table(path).to_pylist()
+    except FileNotFoundError:
+        return []
+    return rows
