@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from caption_assets.lake import layout, tables
@@ -168,8 +169,9 @@ def _find(lake: Lake, media_ids: frozenset[str], uris: frozenset[tuple[str, str]
         return []
     paths = [path for path in lake.find("media") if path.endswith(".parquet")]
     columns = ["media_id", "dataset", "shard", "uri"]
-    named = pc.field("media_id").isin(sorted(media_ids)) | pc.field("uri").isin(sorted({uri for _, uri in uris}))
-    rows: list[Row] = lake.read_columns(paths, tables.MEDIA, columns, named).to_pylist()
+    named = pa.array(sorted(media_ids), pa.string()), pa.array(sorted({uri for _, uri in uris}), pa.string())
+    doomed = pc.field("media_id").isin(named[0]) | pc.field("uri").isin(named[1])
+    rows: list[Row] = lake.read_columns(paths, tables.MEDIA, columns, doomed).to_pylist()
     return [row for row in rows if Tombstones((), media_ids, uris).forbid(row)]
 
 
