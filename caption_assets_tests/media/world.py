@@ -103,5 +103,6 @@ class World:
         if rows:
             with tarfile.open(self.lake.path(f"media/dataset=d/{rows[0]['segment']}")) as tar:
                 members = {member.name: (member.offset_data, member.size) for member in tar.getmembers()}
-            assert len(members) == 2 * len({row["media_id"] for row in rows})
+            kept = {row["media_id"] for row in rows if row["original_offset"] not in {None, row["offset"]}}
+            assert len(members) == 2 * len({row["media_id"] for row in rows}) + len(kept)
             assert all(members[row["member"]] == (row["offset"], row["length"]) for row in rows)
