@@ -67,7 +67,7 @@ class Lake:
         """All files under a folder, at any depth, as they are now: relative to the root, sorted."""
         base = self.path(folder).rstrip("/")
         self.fs.invalidate_cache(base)
-        return sorted(f"{folder}{name[len(base) :]}" for name in self.fs.find(base) if name.startswith(f"{base}/"))
+        return sorted(name.removeprefix(self.path("")) for name in self.fs.find(base) if name.startswith(f"{base}/"))
 
     def list(self, folder: str) -> list[str]:
         """Names of the entries in a folder, sorted; empty where there is no such folder."""
