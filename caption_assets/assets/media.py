@@ -21,7 +21,7 @@ from caption_assets.sources.planner import open_source
 
 MEDIA = dg.AssetKey("media")
 COMPLETE = "complete"
-_CHECK = "Every planned item has media or a recorded failure; WARN: some failed."
+_CHECK = "Every planned item has media or a recorded failure; WARN: some failed. What was deleted is no failure."
 _PROGRESS_SECONDS = 10.0
 
 

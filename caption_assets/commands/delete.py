@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from caption_assets.captioning.catalog import refresh
 from caption_assets.config import ConfigError, load_config
@@ -21,7 +17,6 @@ from caption_assets.lake.store import Lake
 from caption_assets.media.deletion import PlannedDeletion, delete, plan_deletion
 
 _MEDIA_ID = re.compile(r"[0-9a-f]{64}")
-_PLAIN_WIDTH = 200
 _SHOWN = 50
 
 
@@ -96,12 +91,8 @@ def _named(datasets: Iterable[str]) -> str:
 
 
 def _show(planned: PlannedDeletion) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("shard", "media_id", "uri"):
-        table.add_column(column, no_wrap=True)
     for row in planned.rows[:_SHOWN]:
-        table.add_row(row["shard"], row["media_id"], row["uri"])
-    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+        print(f"{row['shard']}  {row['media_id']}  {row['uri']}")  # no table: it would cut what is to be checked
     _more(len(planned.rows), "media rows")
     print(f"{len(planned.rows)} media rows, {planned.captions} caption rows")
     for each in planned.absent[:_SHOWN]:

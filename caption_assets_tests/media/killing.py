@@ -70,9 +70,7 @@ def run(work: Callable[..., None], *arguments: str, seconds: float | None = None
     return process.exitcode
 
 
-def deaths(
-    template: Path, lake: Path, work: Callable[..., None], *arguments: str, first: int = 1
-) -> Iterator[int]:
+def deaths(template: Path, lake: Path, work: Callable[..., None], *arguments: str, first: int = 1) -> Iterator[int]:
     """Copies of a lake on which work died before its first change, its second, ... up to the last one's number."""
     for step in itertools.count(first):
         shutil.rmtree(lake, ignore_errors=True)

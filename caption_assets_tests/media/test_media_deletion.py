@@ -92,7 +92,9 @@ def test_the_segment_is_that_of_a_shard_that_never_had_it(world: World, tmp_path
     assert other.checksum() == world.checksum()
 
 
-@pytest.mark.parametrize("options", [{}, {"force": True}, {"media": Media(max_pixels=2048)}], ids=["", "force", "budget"])
+@pytest.mark.parametrize(
+    "options", [{}, {"force": True}, {"media": Media(max_pixels=2048)}], ids=["", "force", "budget"]
+)
 def test_no_run_brings_it_back_or_even_fetches_it(world: World, options: dict[str, Any]) -> None:
     forget(world.lake, [id_of(world, "2.jpg")])
     world.build("next", **options)

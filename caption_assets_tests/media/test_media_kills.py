@@ -27,7 +27,9 @@ def fill(folder: Path, pictures: int) -> None:
     """Pictures, of which each tenth is the double of another, and each fifteenth cannot be read."""
     folder.mkdir()
     for number in range(pictures):
-        data = encode(noise(64, 48, number - number % 2 if number % 10 == 1 else number), "JPEG" if number % 3 else "PNG")
+        data = encode(
+            noise(64, 48, number - number % 2 if number % 10 == 1 else number), "JPEG" if number % 3 else "PNG"
+        )
         if number % 10 == 1:
             data = (folder / f"{number - 1:03}.jpg").read_bytes()
         if number % 15 == 7:
@@ -48,7 +50,10 @@ def contents(root: Path) -> dict[str, Any]:
     tables = {"index": read_index(lake, SHARD), "failures": read_failures(lake, "media", SHARD)}
     files = {str(file.relative_to(root)): file for file in root.rglob("*") if file.is_file()}
     return {
-        **{name: [{k: v for k, v in row.items() if k not in _PROVENANCE} for row in rows] for name, rows in tables.items()},
+        **{
+            name: [{k: v for k, v in row.items() if k not in _PROVENANCE} for row in rows]
+            for name, rows in tables.items()
+        },
         "files": {name for name in files if not name.startswith("tombstones/")},
         "segments": {
             name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if name.endswith(".tar")
