@@ -201,7 +201,6 @@ def _rewrite(
         else:
             failed[key_of(row)] = failure_row(shard, key_of(row), "unreadable", _LOST, run_id, now, retryable=True)
     commit(lake, shard, rows, [failed[item.key] for item in items if item.key in failed])
-    generations.remove_older(lake, shard, generation)
 
 
 def _copied(lake: Lake, rows: list[Row], segment: SegmentWriter) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -135,6 +135,8 @@ def test_every_shard_that_has_it_loses_it(world: World, tmp_path: Path) -> None:
 
 def test_by_uri_the_bytes_go_everywhere_and_the_uri_is_never_fetched_again(world: World) -> None:
     uri = str(world.folder / "2.jpg")
+    planned = plan_deletion(world.lake, [], [("d", uri)])
+    assert [Path(row["uri"]).name for row in planned.rows] == ["2.jpg", "6_copy_of_2.jpg"], "what is shown first is all"
     forget(world.lake, uris=[("d", uri)])
     assert kinds(world)["6_copy_of_2.jpg"] == "deleted", "its bytes are the same"
     (world.folder / "2.jpg").write_bytes(encode(noise(60, 50, 99), "JPEG"))
@@ -235,6 +237,15 @@ def test_originals_go_and_those_of_others_stay(lake: Lake, folder: Path) -> None
     assert png not in stored_bytes(lake)
     for row in world.rows():
         assert read_original(lake, row) == Path(row["uri"]).read_bytes()
+
+
+def test_who_read_the_index_before_still_finds_the_other_pictures(world: World) -> None:
+    before = {row["media_id"]: (row, read_picture(world.lake, row)) for row in world.rows()}
+    doomed = id_of(world, "0.jpg")
+    forget(world.lake, [doomed])
+    with pytest.raises(FileNotFoundError):
+        read_picture(world.lake, before.pop(doomed)[0])
+    assert [read_picture(world.lake, row) for row, _ in before.values()] == [data for _, data in before.values()]
 
 
 def test_from_the_tombstone_on_the_index_does_not_show_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
