@@ -14,7 +14,9 @@ from caption_assets.captioning.catalog import refresh
 from caption_assets.config import ConfigError, load_config
 from caption_assets.exports.formats import exports_of
 from caption_assets.lake.store import Lake
+from caption_assets.lake.tombstones import datasets_of
 from caption_assets.media.deletion import PlannedDeletion, delete, plan_deletion
+from caption_assets.sources.planner import planned_datasets
 
 _MEDIA_ID = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 50
@@ -50,9 +52,10 @@ def delete_pictures(request: Request, reason: str, *, yes: bool, dry_run: bool) 
     """Show what goes, ask, and delete it; returns the exit code."""
     config = load_config(check_paths=False)  # what is stored can be deleted without its source
     lake = Lake(config.lake)
-    if unknown := sorted({name for name, _ in request.uris} - config.datasets.keys()):
+    datasets = {*config.datasets, *planned_datasets(lake)}
+    if unknown := sorted({name for name, _ in request.uris} - datasets):
         raise ConfigError(
-            f"--dataset: {config.file} has no dataset {unknown[0]!r}; give one of {_named(config.datasets)}"
+            f"--dataset: {config.file} has no dataset {unknown[0]!r}; give one of {', '.join(sorted(datasets))}"
         )
     planned = plan_deletion(lake, request.media_ids, request.uris)
     _show(planned)
@@ -67,7 +70,7 @@ def delete_pictures(request: Request, reason: str, *, yes: bool, dry_run: bool) 
     )
     refresh(config, lake)
     print(f"Deleted {len(planned.rows)} media rows and {erased} rows of captions and caption failures.")
-    for export in exports_of(lake, {row["dataset"] for row in planned.rows}):
+    for export in exports_of(lake, datasets_of(lake, planned.media_ids)):
         print(f"{export} may still hold them: make this export again")
     print("Dagster's event log may still show them: in the previews of earlier runs.")
     return 0
@@ -84,10 +87,6 @@ def _lines(file: Path, request: Request) -> Iterator[tuple[str, str]]:
             request.media_ids.add(line)
         elif line:
             yield f"{file}:{number}", line
-
-
-def _named(datasets: Iterable[str]) -> str:
-    return ", ".join(sorted(datasets))
 
 
 def _show(planned: PlannedDeletion) -> None:

@@ -10,10 +10,13 @@ its tombstone before it looks at any file: so one of the two sees the other.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.store import Lake, table_bytes
@@ -41,11 +44,10 @@ _read: WeakKeyDictionary[Lake, Tombstones] = WeakKeyDictionary()
 
 def read_tombstones(lake: Lake) -> Tombstones:
     """The tombstones as they are now; files that were read before are not read again."""
-    files = tuple(name for name in lake.list(layout.TOMBSTONES) if name.endswith(".parquet"))
+    files = _files(lake)
     known = _read.get(lake, Tombstones())
     if known.files != files:
-        paths = [f"{layout.TOMBSTONES}/{name}" for name in files]
-        rows = lake.read_columns(paths, tables.TOMBSTONES, ["media_id", "dataset", "uri"]).to_pylist()
+        rows = lake.read_columns(files, tables.TOMBSTONES, ["media_id", "dataset", "uri"]).to_pylist()
         known = Tombstones(
             files,
             frozenset(row["media_id"] for row in rows if row["media_id"]),
@@ -60,3 +62,15 @@ def write_tombstone(lake: Lake, rows: list[dict[str, Any]]) -> None:
     stamp = tables.now().strftime("%Y%m%dT%H%M%S")
     path = f"{layout.TOMBSTONES}/{stamp}-{uuid.uuid4().hex[:12]}.parquet"
     lake.write(path, table_bytes(tables.table(rows, tables.TOMBSTONES)))
+
+
+def datasets_of(lake: Lake, media_ids: Collection[str]) -> set[str]:
+    """The datasets that had these pictures when they were deleted."""
+    where = pc.field("media_id").isin(pa.array(sorted(media_ids), pa.string()))
+    found = lake.read_columns(_files(lake), tables.TOMBSTONES, ["dataset"], where)
+    return {dataset for dataset in found["dataset"].to_pylist() if dataset}
+
+
+def _files(lake: Lake) -> tuple[str, ...]:
+    names = lake.list(layout.TOMBSTONES)
+    return tuple(f"{layout.TOMBSTONES}/{name}" for name in names if name.endswith(".parquet"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media import deletion
 from caption_assets.media.deletion import delete, plan_deletion
-from caption_assets.media.shard import read_failures, read_index
+from caption_assets.media.shard import read_failures, read_index, read_original
+from caption_assets.media.verify import verify_shard
 from caption_assets_tests.assets.running import answer
 from caption_assets_tests.sources.servers import s3_server
 from caption_assets_tests.support import ScriptedEngine, bound_of, caption, ingest, lent, reply
@@ -26,17 +28,20 @@ MakeConfig = Callable[..., PipelineConfig]
 _VIEWS = ("media", "captions", "captions_scene_caption", "caption_rows", "stale")
 
 
-@pytest.fixture(params=["folder", "S3"])
-def root(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The pipeline file's `lake`."""
-    if request.param == "folder":
-        yield "./lake"
-        return
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """URL of a bucket on a server of this module's own."""
     import s3fs
 
     with s3_server():
         s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket/captions"
+        yield "s3://bucket"
+
+
+@pytest.fixture(params=["folder", "S3"])
+def root(request: pytest.FixtureRequest) -> str:
+    """The pipeline file's `lake`."""
+    return "./lake" if request.param == "folder" else f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
 
 
 def forget(lake: Lake, *media_ids: str) -> int:
@@ -80,11 +85,12 @@ def first_id(lake: Lake, shard: Shard) -> str:
 
 
 def test_captions_go_from_all_forms_and_failures_and_shards(root: str, make_config: MakeConfig) -> None:
-    config = make_config(lake=root)
+    keep: dict[str, Any] = {"lake": root, "media": {"keep_originals": True}}
+    config = make_config(**keep)
     lake = Lake(config.lake)
     one, two, _ = ingest(config, lake)
     caption(config, lake, [one, two], lent(ScriptedEngine(failing)))
-    other = make_config(lake=root, engines={"default": {"kind": "vllm", "model": "tiny", "args": {"dtype": "float16"}}})
+    other = make_config(**keep, engines={"default": {"kind": "vllm", "model": "tiny", "args": {"dtype": "float16"}}})
     assert bound_of(other)["scene_caption"].fingerprint != bound_of(config)["scene_caption"].fingerprint
     caption(other, lake, [one], lent(ScriptedEngine(answer)), run_id="second", only=["scene_caption"])
     doomed, stays = first_id(lake, one), read_index(lake, one)[1]["media_id"]
@@ -97,6 +103,10 @@ def test_captions_go_from_all_forms_and_failures_and_shards(root: str, make_conf
     assert files_with(lake, doomed) == []
     assert files_with(lake, stays) == before
     assert [row["kind"] for row in read_failures(lake, "media", one)] == ["deleted"]
+    verified = verify_shard(lake, one)
+    assert (verified.pictures, verified.damaged) == (7, {})
+    for row in read_index(lake, one):
+        assert read_original(lake, row) == Path(row["uri"]).read_bytes()
     refresh(other, lake)
     assert lake.exists("catalog.duckdb")
 

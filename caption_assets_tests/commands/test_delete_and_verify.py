@@ -114,7 +114,9 @@ def test_a_list_of_media_ids_and_uris(place: Place, tmp_path: Path) -> None:
 def test_exports_that_may_hold_it_are_named(place: Place) -> None:
     for each in FORMATS:
         export_dataset(place.lake, "demo", [ONE], bound_of(place.config), each)
-    result = place.run("delete", "--media-id", place.rows()[0]["media_id"], "--reason", "wish", "--yes")
+    command = ("delete", "--media-id", place.rows()[0]["media_id"], "--reason", "wish", "--yes")
+    result = place.run(*command)
+    assert place.run(*command).output.count("make this export again") == len(FORMATS), "also when it is run again"
     for each in FORMATS:
         assert (
             f"{place.config.lake}/exports/{each.name}/demo may still hold them: make this export again" in result.output

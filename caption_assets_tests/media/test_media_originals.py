@@ -11,12 +11,13 @@ import pytest
 import webdataset
 
 from caption_assets.config import Media
-from caption_assets.lake.store import Lake
+from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.media import jpeg
 from caption_assets.media.normalise import normalisation_id
 from caption_assets.media.shard import read_original, read_picture
+from caption_assets.media.verify import verify_shard
 from caption_assets_tests.media.pictures import encode, noise, valid_files
-from caption_assets_tests.media.world import World
+from caption_assets_tests.media.world import SHARD, World
 
 KEEP = Media(max_pixels=4096, keep_originals=True)
 
@@ -127,3 +128,16 @@ def test_only_who_asks_for_them_has_them(world: World) -> None:
     assert normalisation_id(plain) != normalisation_id(KEEP)
     assert world.build("second").new == len(world.rows()), "asking for them makes the shard stale"
     assert "original" not in normalisation_id(plain), "nobody else's lake is stale by it"
+
+
+def test_an_index_from_before_there_were_originals_is_read(world: World) -> None:
+    plain = Media(max_pixels=4096)
+    world.source.away = {"3.jpg": "timeout"}
+    world.build(media=plain)
+    path = "media/dataset=d/d-000000.parquet"
+    world.lake.write(path, table_bytes(world.lake.read_table(path).drop(["original_offset", "original_length"])))
+    assert read_original(world.lake, world.rows()[0]) is None
+    assert verify_shard(world.lake, SHARD).damaged == {}
+    world.source.away = {}
+    world.build("repair", media=plain)
+    assert world.source.fetched == ["3.jpg"]
