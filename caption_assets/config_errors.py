@@ -142,7 +142,8 @@ def _models(annotation: Any) -> Iterable[type[BaseModel]]:
 
 
 def _field(location: Sequence[int | str]) -> str:
-    return ".".join(str(step) for step in location if step != "[key]") or "(top level)"
+    steps = (str(step) for step in location if step != "[key]")
+    return ".".join(step if step.isprintable() else repr(step) for step in steps) or "(top level)"
 
 
 def _secret(location: Sequence[int | str]) -> bool:

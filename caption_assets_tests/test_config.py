@@ -392,5 +392,11 @@ def test_whatever_stands_there_the_answer_is_a_config_or_a_clear_error(
             assert not re.search(r"pydantic|Input should|FolderDataset|VllmEngine|instance of", line), line
 
 
+def test_a_name_of_several_lines_stays_on_one(tmp_path: Path) -> None:
+    content = document()
+    content["datasets"]["a\nb"] = {"kind": "folder"}
+    assert complaints(tmp_path, content)[0].startswith("datasets.'a\\nb'.path: ")
+
+
 def test_dates_are_texts(tmp_path: Path) -> None:
     assert not any("lake" in line for line in complaints(tmp_path, "lake: 2024-01-31"))

@@ -1,7 +1,6 @@
 """`media`: fetches, decodes and normalises a shard's pictures into a segment and its index."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -22,7 +21,6 @@ from caption_assets.sources.planner import open_source
 MEDIA = dg.AssetKey("media")
 COMPLETE = "complete"
 _CHECK = "Every planned item has media or a recorded failure; WARN: some failed. What was deleted is no failure."
-_PROGRESS_SECONDS = 10.0
 
 
 class MediaConfig(dg.Config):
@@ -94,7 +92,7 @@ def _materialize(
         context.run_id,
         force=config.force,
         verify=config.verify,
-        progress=_progress(context, shard),
+        tell=context.log.info,
     )
     seconds = time.monotonic() - started
     kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(report.failure_kinds.items()))
@@ -122,21 +120,6 @@ def _materialize(
             "preview": dg.MetadataValue.md(media_preview(lake, shard)),
         },
     )
-
-
-def _progress(context: dg.AssetExecutionContext, shard: Shard) -> Callable[[int, int], None]:
-    """A callback that writes a line to the run's log every few seconds."""
-    started = told = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if now - told >= _PROGRESS_SECONDS:
-            told = now
-            rate = done / (now - started)
-            context.log.info(f"{shard.key}: {done}/{total} pictures, {rate:.0f}/s, {(total - done) / rate:.0f} s to go")
-
-    return progress
 
 
 def _log_check(context: dg.AssetExecutionContext, report: MediaReport) -> None:

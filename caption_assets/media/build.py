@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -20,9 +20,10 @@ from caption_assets.media.decode import DecodeError, decode
 from caption_assets.media.deletion import deleted_row
 from caption_assets.media.memory import MemoryGate
 from caption_assets.media.normalise import normalisation_id, normalise
+from caption_assets.media.progress import ProgressMeter
 from caption_assets.media.segment import SegmentWriter
 from caption_assets.media.stored import Row, damage, failure_row, read_original, read_picture
-from caption_assets.sources.base import FetchError, Item, Source, StartsFetches
+from caption_assets.sources.base import FetchError, HasManners, Item, Source, StartsFetches
 
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -41,10 +42,11 @@ class _Ready:
     """The bytes that the source had, where they are to be stored, too."""
 
 
-def failure_fingerprint(media: Media, kind: str) -> str:
+def failure_fingerprint(media: Media, source: Source, kind: str) -> str:
     """Names the settings on which a failure of a kind depends: the normalisation's, the limits, what is allowed."""
     partial = "-partial" if kind == "truncated" and media.allow_truncated else ""
-    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{partial}"
+    manners = f"-w{source.manners}" if kind == "opted_out" and isinstance(source, HasManners) else ""
+    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{partial}{manners}"
 
 
 class ShardBuild:
@@ -77,12 +79,15 @@ class ShardBuild:
         self._generation = 0
         self._memory = MemoryGate()
 
-    def any_succeeds(self, pending: Sequence[Item]) -> bool:
+    def any_succeeds(self, pending: Sequence[Item], meter: ProgressMeter) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""
         for item, fetched in self._fetched_ahead(pending):
+            if fetched:
+                meter.wait_for(fetched)
             outcome = self._made[item.key] = self._make(item, fetched)
             if isinstance(outcome, _Ready):
                 return True
+            meter.count(outcome["kind"])
         return False
 
     def failures(self, items: Sequence[Item]) -> list[Row]:
@@ -91,9 +96,7 @@ class ShardBuild:
         outcomes = (known.get(item.key) for item in items if item.key not in self._kept)
         return [outcome for outcome in outcomes if isinstance(outcome, dict)]
 
-    def write(
-        self, items: Sequence[Item], index: Sequence[Row], progress: Callable[[int, int], None]
-    ) -> tuple[list[Row], list[Row]]:
+    def write(self, items: Sequence[Item], index: Sequence[Row], meter: ProgressMeter) -> tuple[list[Row], list[Row]]:
         """Put a segment of all items' pictures in place; return media rows and failure rows in the plan's order.
 
         Where there is no picture there is no segment either.
@@ -103,12 +106,13 @@ class ShardBuild:
         stored: dict[str, Row] = {}
         with self._lake.scratch() as file:
             with SegmentWriter(file) as segment:
-                for done, outcome in enumerate(self._outcomes(items), 1):
+                for outcome in self._outcomes(items, meter):
                     if isinstance(outcome, _Ready):
                         rows.append(self._store(segment, stored, outcome))
+                        meter.count()
                     else:
                         failed.append(outcome)
-                    progress(done, len(items))
+                        meter.count(outcome["kind"])
             self._generation = generations.place(self._lake, self._shard, file, index, empty=not rows)
         name = generations.segment_name(self._shard, self._generation)
         return [{**row, "segment": name} for row in rows], failed
@@ -117,7 +121,7 @@ class ShardBuild:
         """Delete what the segment written now replaces, and what runs that died left."""
         generations.remove_older(self._lake, self._shard, self._generation)
 
-    def _outcomes(self, items: Sequence[Item]) -> Iterator[_Ready | Row]:
+    def _outcomes(self, items: Sequence[Item], meter: ProgressMeter) -> Iterator[_Ready | Row]:
         """Outcomes in the plan's order, made by a few threads with bounded read-ahead."""
         waiting: deque[Future[_Ready | Row]] = deque()
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="media") as pool:
@@ -125,8 +129,10 @@ class ShardBuild:
                 for item, fetched in self._fetched_ahead(items):
                     waiting.append(pool.submit(self._one, item, fetched))
                     if len(waiting) >= _READ_AHEAD:
+                        meter.wait_for(waiting[0])
                         yield waiting.popleft().result()
                 while waiting:
+                    meter.wait_for(waiting[0])
                     yield waiting.popleft().result()
             finally:
                 for future in waiting:
@@ -247,7 +253,7 @@ class ShardBuild:
             str(error),
             self._run_id,
             self._created_at,
-            fingerprint=failure_fingerprint(self._media, error.kind),
+            fingerprint=failure_fingerprint(self._media, self._source, error.kind),
             attempts=self._attempts.get(item.key, 0) + 1,
             # the same bytes fail the same way: only what came of fetching may pass
             retryable=isinstance(error, FetchError) and error.kind in tables.RETRYABLE,

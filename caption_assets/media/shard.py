@@ -20,6 +20,7 @@ from caption_assets.media import generations
 from caption_assets.media.build import ShardBuild, failure_fingerprint
 from caption_assets.media.deletion import complete_deletions, deleted_failures
 from caption_assets.media.normalise import normalisation_id
+from caption_assets.media.progress import ProgressMeter
 from caption_assets.media.stored import Row, commit, key_of, read_whole_index, segment_path, write_failures
 from caption_assets.media.stored import read_failures as read_failures
 from caption_assets.media.stored import read_index as read_index
@@ -54,20 +55,21 @@ def build_media(
     *,
     force: bool = False,
     verify: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> MediaReport:
     """Bring a shard's media up to date, and carry out deletions, those that come meanwhile included.
 
     Args:
         force: make every picture again that was not deleted.
         verify: read every stored picture, and make those again that are damaged.
+        tell: receives a line for people about every ten seconds.
 
     Raises:
         FileNotFoundError: the shard was never planned.
     """
     before = read_tombstones(lake)
     complete_deletions(lake, shard, run_id)
-    report = _build(lake, shard, source, media, run_id, force, verify, progress)
+    report = _build(lake, shard, source, media, run_id, force, verify, tell)
     if read_tombstones(lake) != before:  # the index may be newer than what the deletion saw
         complete_deletions(lake, shard, run_id)
         index, failures = read_index(lake, shard), read_failures(lake, "media", shard)
@@ -83,20 +85,21 @@ def _build(
     run_id: str,
     force: bool,
     verify: bool,
-    progress: Callable[[int, int], None],
+    tell: Callable[[str], None],
 ) -> MediaReport:
     items = read_plan(lake, shard)
     index, failures = read_whole_index(lake, shard), read_failures(lake, "media", shard)
     tombstones = read_tombstones(lake)
     damaged = verify_shard(lake, shard).damaged if verify else {}
     kept = {} if force or _lost(lake, index) else _current(index, media, damaged)
-    settled = {} if force else _settled(failures, media)
+    settled = {} if force else _settled(failures, media, source)
     settled |= deleted_failures(shard, items, failures, tombstones, run_id)
     build = ShardBuild(lake, shard, source, media, run_id, kept, failures, settled, tombstones.media_ids)
 
     complete = lake.exists(layout.media_index(shard)) and len(kept) == len(index)
     pending = [item for item in items if item.key not in kept and item.key not in settled]
-    if complete and (not pending or not build.any_succeeds(pending)):
+    repair = ProgressMeter(f"{shard.key}, repair", len(pending), tell)
+    if complete and (not pending or not build.any_succeeds(pending, repair)):
         # the same pictures as before: what can have changed is only how often the others failed
         failed = build.failures(items)
         if failed != failures:
@@ -104,7 +107,7 @@ def _build(
         generations.tidy(lake, shard, index)
         return _report(shard, len(items), index, failed, new=0, damaged=0)
 
-    rows, failed = build.write(items, index, progress)
+    rows, failed = build.write(items, index, ProgressMeter(shard.key, len(items), tell))
     commit(lake, shard, rows, failed)
     build.remove_older_segments()
     new = sum(key_of(row) not in kept for row in rows)
@@ -132,12 +135,12 @@ def _current(index: list[Row], media: Media, damaged: Collection[str]) -> dict[t
     }
 
 
-def _settled(failures: list[Row], media: Media) -> dict[tuple[str, str], Row]:
+def _settled(failures: list[Row], media: Media, source: Source) -> dict[tuple[str, str], Row]:
     """The failures that trying again under the present settings would only repeat."""
     return {
         key_of(row): row
         for row in failures
-        if not row["retryable"] and row["fingerprint"] == failure_fingerprint(media, row["kind"])
+        if not row["retryable"] and row["fingerprint"] == failure_fingerprint(media, source, row["kind"])
     }
 
 

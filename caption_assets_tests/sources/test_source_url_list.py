@@ -139,7 +139,9 @@ def test_a_version_column_alone_says_what_is_new(lake: Lake, tmp_path: Path) -> 
         urls.start(bad.uri, bad.etag)
 
 
-def test_an_opt_out_is_settled_until_it_is_forced(make_config: Callable[..., PipelineConfig], tmp_path: Path) -> None:
+def test_an_opt_out_is_settled_until_manners_change_or_it_is_forced(
+    make_config: Callable[..., PipelineConfig], tmp_path: Path
+) -> None:
     with web_server() as server:
         (tmp_path / "list.txt").write_text(server.url("/a.jpg"))
         server.answers["/a.jpg"] = lambda request: web.Response(text="x", headers={"X-Robots-Tag": "noai"})
@@ -161,9 +163,10 @@ def test_an_opt_out_is_settled_until_it_is_forced(make_config: Callable[..., Pip
         assert isinstance(urls, HasManners)
         assert ruder.manners != urls.manners
         assert open_list(opt_out=["noai"], per_host=1)[1].manners == open_list(opt_out=["NoAI"])[1].manners  # type: ignore[attr-defined]
-        report = build_media(lake, shard, ruder, config.media, "forced", force=True)
-        assert report.failure_kinds == {"not_an_image": 1}
+        assert build_media(lake, shard, urls, config.media, "forced", force=True).failure_kinds == {"opted_out": 1}
         assert "/a.jpg" in server.asked
+        report = build_media(lake, shard, ruder, config.media, "ruder")
+        assert report.failure_kinds == {"not_an_image": 1}
 
 
 @pytest.mark.parametrize(
