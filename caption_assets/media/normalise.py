@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import cv2
 import imagehash
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets.media.decode import Picture
-from caption_assets.media.pixels import Pixels, encode_jpeg
-from caption_assets.media.quality import Quality, measure
+from caption_assets.media.pixels import encode_jpeg
+from caption_assets.media.quality import Quality, measure, small_luma
 
 _LOSSLESS_PIXELS = 262_144
 """Drawings and screenshots up to this size stay lossless; they are small, and JPEG hurts their edges."""
@@ -53,12 +55,11 @@ def normalise(picture: Picture, media: Media) -> Normalised:
         data, extension = buffer.getvalue(), "png"
     else:
         data, extension = encode_jpeg(picture.pixels, media.quality), "jpg"
-    return Normalised(data, extension, width, height, perceptual_hash(picture.pixels), measure(picture.pixels))
+    luma = small_luma(picture.pixels)
+    return Normalised(data, extension, width, height, perceptual_hash(luma), measure(luma))
 
 
-def perceptual_hash(pixels: Pixels) -> str:
+def perceptual_hash(luma: NDArray[np.uint8]) -> str:
     """64 bits, in hex, that are alike for pictures that look alike (pHash: the lowest frequencies of the luma)."""
-    grey = cv2.resize(
-        cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (_HASHED_SIDE, _HASHED_SIDE), interpolation=cv2.INTER_AREA
-    )
-    return str(imagehash.phash(Image.fromarray(grey)))
+    square = cv2.resize(luma, (_HASHED_SIDE, _HASHED_SIDE), interpolation=cv2.INTER_AREA)
+    return str(imagehash.phash(Image.fromarray(np.asarray(square))))

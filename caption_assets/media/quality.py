@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from caption_assets.media.pixels import Pixels
 
@@ -23,18 +23,25 @@ class Quality:
     """The variance of its Laplacian: higher is sharper; 0 is one colour."""
 
 
-def measure(pixels: Pixels) -> Quality:
-    """Measure RGB values, (height, width, 3).
+def small_luma(pixels: Pixels) -> NDArray[np.uint8]:
+    """The luma of RGB values, averaged down by two until the longer side is at most 256."""
+    luma = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    while max(luma.shape) > _SIDE:
+        height, width = (max(1, side // 2) for side in luma.shape)
+        even = luma[: max(1, 2 * (luma.shape[0] // 2)), : max(1, 2 * (luma.shape[1] // 2))]
+        luma = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return luma
 
-    The luma is averaged down by the least whole factor that makes the longer side at most 256 pixels. Then, in levels
-    of 0 to 255, blur is var(L) over all pixels of
+
+def measure(luma: NDArray[np.uint8]) -> Quality:
+    """Measure what `small_luma` made, (height, width).
+
+    In levels of 0 to 255, blur is var(L) over all pixels of
     L(x, y) = Y(x-1, y) + Y(x+1, y) + Y(x, y-1) + Y(x, y+1) - 4 Y(x, y), edges repeated: the measure LAPV of
     Pertuz, Puig and Garcia, "Analysis of focus measure operators for shape-from-focus", Pattern Recognition 46 (2013),
     after Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy" (ICPR 2000). At one size for all, what
     counts is sharpness as seen in the whole picture, not the noise of single pixels.
     """
-    luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    factor = -(-max(luma.shape) // _SIDE)
-    small = np.asarray(Image.fromarray(luma).reduce(factor) if factor > 1 else luma, np.float32)
-    laplacian = cv2.Laplacian(small, cv2.CV_32F, borderType=cv2.BORDER_REPLICATE)
-    return Quality(brightness=float(small.mean(dtype=np.float64)) / 255, blur=float(laplacian.var(dtype=np.float64)))
+    laplacian = cv2.Laplacian(luma, cv2.CV_16S, borderType=cv2.BORDER_REPLICATE)
+    (_,), (deviation,) = cv2.meanStdDev(laplacian)
+    return Quality(brightness=float(luma.mean(dtype=np.float64)) / 255, blur=float(deviation[0]) ** 2)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from caption_assets.media.quality import Quality, measure
+from caption_assets.media.quality import Quality, measure, small_luma
 from caption_assets_tests.media.pictures import noise
 
 
 def of(image: Image.Image) -> Quality:
-    return measure(np.asarray(image))
+    return measure(small_luma(np.asarray(image)))
 
 
 @pytest.mark.parametrize(("color", "brightness"), [("black", 0), ("white", 1), ((0, 255, 0), 0.587), ((51,) * 3, 0.2)])
