@@ -201,7 +201,7 @@ class Captions(Strict):
     """Limits and retries of the caption assets."""
 
     max_attempts: int = Field(default=3, ge=1)
-    """Requests per picture and perspective in one run before the failure is recorded."""
+    """Requests per picture and perspective, over all runs, before a failure is left alone; `force` starts over."""
     max_failure_share: float = Field(default=0.5, ge=0, le=1)
     """Share of failed pictures above which a run stops early..."""
     breaker_after: int = Field(default=50, ge=1)

@@ -10,8 +10,9 @@ from typing import Any
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
 from caption_assets.captioning.forms import record_forms
 from caption_assets.captioning.report import ShardReport
-from caption_assets.captioning.run import CaptionRun, OpenEngine
+from caption_assets.captioning.run import CaptionRun
 from caption_assets.config import PipelineConfig
+from caption_assets.engine.lazy import OpenEngine
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 from caption_assets.lake.current import promote
 from caption_assets.lake.layout import Shard

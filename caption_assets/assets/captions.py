@@ -171,6 +171,7 @@ def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport)
             "already there": look.there,
             "failed": look.failed,
             "failure kinds": kinds or "none",
+            **({"shown smaller": look.smaller} if look.smaller else {}),
             "pictures per second": round(made / seconds, 1),
             "tokens per second": round(look.completion_tokens / seconds, 1),
             "prompt tokens": look.prompt_tokens,

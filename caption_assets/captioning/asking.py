@@ -5,12 +5,18 @@
 | engine (transient) | the same request again, after a pause with jitter |
 | truncated (`max_tokens` reached) | once with twice the budget |
 | empty, not_json, schema, repetition, refusal | another seed, at a temperature above zero |
-| prompt, too_long | nothing: the same request would be refused again |
+| too_long | half the picture's pixels |
+| prompt | nothing: the same request would be refused again |
+
+Every request counts as an attempt, over all runs, but those that came to nothing for no fault of the picture's: the
+engine was away or overloaded, or answered nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +31,19 @@ from caption_assets.perspectives import InvalidOutput, validate_output
 
 _RETRY_TEMPERATURE = 0.7
 _PAUSE_SECONDS = 0.5
+_TRANSIENT_TRIES = 3
+"""Requests in one run that may come to nothing by the engine's fault."""
+_LEAST_PIXELS = 64 * 64
 _EXCERPT = 300
+
+_REPEATS_ITSELF = frozenset({"truncated", "prompt", "too_long"})
+_WAITS = frozenset({"input_missing", "media_missing"})
+_MAY_DIFFER = frozenset({"empty", "not_json", "schema", "repetition", "refusal"})
+
+
+def is_final(kind: str, attempts: int, max_attempts: int) -> bool:
+    """Whether a failure is settled: asking again would repeat it, or it has had all its attempts."""
+    return kind in _REPEATS_ITSELF or (attempts >= max_attempts and kind not in _WAITS)
 
 
 @dataclass
@@ -42,16 +60,23 @@ class Spent:
 
 
 class AskFailure(Exception):
-    """No valid answer; `attempts` requests were made for it."""
+    """No valid answer; `attempts` requests were made for it, those not counted that failed by the engine's fault."""
 
-    def __init__(self, kind: CaptionFailureKind, message: str, *, attempts: int, retryable: bool) -> None:
+    def __init__(self, kind: CaptionFailureKind, message: str, *, attempts: int) -> None:
         super().__init__(message)
         self.kind: CaptionFailureKind = kind
         self.attempts = attempts
-        self.retryable = retryable
         self.spent = Spent()
         self.partial: str | None = None
         """JSON: what is done of a picture whose regions are looked at one by one."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier runs tried in vain: how often, and how that ended."""
+
+    attempts: int = 0
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,8 @@ class Answered:
     reply: EngineReply
     attempts: int
     spent: Spent
+    smaller: bool = False
+    """Whether the picture had to be shown smaller than it is stored."""
 
 
 def first_request(
@@ -85,55 +112,112 @@ def first_request(
     )
 
 
-async def ask(engine: Engine, bound: BoundPerspective, first: EngineRequest, max_attempts: int) -> Answered:
+async def ask(
+    engine: Engine, bound: BoundPerspective, first: EngineRequest, max_attempts: int, earlier: Earlier | None = None
+) -> Answered:
     """Ask until the answer is valid.
+
+    Args:
+        max_attempts: attempts allowed, those of earlier runs included.
+        earlier: what earlier runs tried.
 
     Raises:
         AskFailure: no attempt gave a valid answer.
         EngineFailure: the engine is gone (fatal).
     """
-    request = first
-    failure: AskFailure | None = None
+    ladder = _Ladder(first, max_attempts, earlier or Earlier())
     spent = Spent()
-    for attempt in range(1, max_attempts + 1):
-        request = replace(request, request_id=f"{first.request_id}#{attempt}")
+    while True:
         try:
-            reply = await engine.generate(request)
+            reply = await engine.generate(ladder.next_request())
         except EngineFailure as error:
             if error.fatal:
                 raise
-            failure = AskFailure(error.kind, str(error), attempts=attempt, retryable=error.retryable)
-            if error.kind == "refusal":
-                request = _varied(request, first, attempt)
-                continue
-            if not error.retryable:
-                break
-            await asyncio.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-            continue
-        spent.add(reply)
-        try:
-            return Answered(validate_output(bound.perspective, reply.text), reply, attempt, spent)
-        except InvalidOutput as error:
-            failure = _invalid(error, reply, attempt)
-        if failure.kind == "truncated":
-            if request.max_tokens != first.max_tokens:
-                break
-            request = replace(request, max_tokens=2 * first.max_tokens)
+            goes_on = await ladder.refused(error)
         else:
-            request = _varied(request, first, attempt)
-    assert failure is not None  # max_attempts is at least 1
-    failure.spent = spent
-    raise failure
+            spent.add(reply)
+            try:
+                output = validate_output(bound.perspective, reply.text)
+                return Answered(output, reply, ladder.attempts + 1, spent, ladder.smaller)
+            except InvalidOutput as error:
+                goes_on = ladder.unusable(error, reply)
+        if not goes_on:
+            assert ladder.failure is not None
+            ladder.failure.spent = spent
+            raise ladder.failure
 
 
-def _varied(request: EngineRequest, first: EngineRequest, attempt: int) -> EngineRequest:
-    """The request at another seed and temperature."""
-    temperature = max(first.temperature, _RETRY_TEMPERATURE)
-    return replace(request, temperature=temperature, seed=(first.seed or 0) + attempt)
+class _Ladder:
+    """The next request, by what became of the ones before."""
 
+    def __init__(self, first: EngineRequest, max_attempts: int, earlier: Earlier) -> None:
+        self._first, self._request, self._max, self._before = first, first, max_attempts, earlier.attempts
+        self.attempts = self._transient = self._sent = 0
+        self.smaller = False
+        self.failure: AskFailure | None = None
+        if earlier.kind in _MAY_DIFFER:
+            self._vary()
 
-def _invalid(error: InvalidOutput, reply: EngineReply, attempt: int) -> AskFailure:
-    truncated = reply.finish_reason == "length" and error.kind in {"not_json", "schema"}
-    kind: CaptionFailureKind = "truncated" if truncated else error.kind
-    message = f"{error.message}; the reply begins: {reply.text[:_EXCERPT]!r}"
-    return AskFailure(kind, message, attempts=attempt, retryable=False)
+    def next_request(self) -> EngineRequest:
+        """What to ask now, under a name of its own."""
+        self._sent += 1
+        return replace(self._request, request_id=f"{self._first.request_id}#{self._sent}")
+
+    async def refused(self, error: EngineFailure) -> bool:
+        """Climb after a request without a reply; False: this is the end."""
+        blameless = error.kind == "engine" and not error.own
+        self.attempts += not blameless
+        self._transient += blameless
+        outgrown = error.kind == "too_long" and self._request.max_tokens > self._first.max_tokens
+        if not (outgrown and self.failure):  # else the answer stays truncated: a larger budget has no room
+            self.failure = AskFailure(error.kind, str(error), attempts=self.attempts)
+        self.failure.attempts = self.attempts
+        if outgrown or self._exhausted() or self._transient >= _TRANSIENT_TRIES:
+            return False
+        if error.kind == "refusal":
+            self._vary()
+            return True
+        if error.kind == "too_long":
+            return await asyncio.to_thread(self._shrink)
+        if not error.retryable:
+            return False
+        await asyncio.sleep(_PAUSE_SECONDS * 2 ** (self._transient + self.attempts - 1) * random.uniform(0.5, 1.5))
+        return True
+
+    def unusable(self, error: InvalidOutput, reply: EngineReply) -> bool:
+        """Climb after a reply that is no caption; False: this is the end."""
+        self.attempts += 1
+        truncated = reply.finish_reason == "length" and error.kind in {"not_json", "schema"}
+        kind: CaptionFailureKind = "truncated" if truncated else error.kind
+        message = f"{error.message}; the reply begins: {reply.text[:_EXCERPT]!r}"
+        self.failure = AskFailure(kind, message, attempts=self.attempts)
+        if self._exhausted():
+            return False
+        if not truncated:
+            self._vary()
+            return True
+        larger = self._request.max_tokens > self._first.max_tokens
+        self._request = replace(self._request, max_tokens=2 * self._first.max_tokens)
+        return not larger
+
+    def _exhausted(self) -> bool:
+        return self._before + self.attempts >= self._max
+
+    def _vary(self) -> None:
+        """Another seed, at a temperature above zero."""
+        temperature = max(self._first.temperature, _RETRY_TEMPERATURE)
+        seed = (self._first.seed or 0) + self._before + self.attempts
+        self._request = replace(self._request, temperature=temperature, seed=seed)
+
+    def _shrink(self) -> bool:
+        """Half the pixels; False where there is no picture, or little left of it."""
+        request = self._request
+        image = Image.open(io.BytesIO(request.image_file)) if request.image_file is not None else request.image
+        if image is None or image.width * image.height < 2 * _LEAST_PIXELS:
+            return False
+        width, height = (max(1, round(side * math.sqrt(0.5))) for side in image.size)
+        small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        name = self._first.image_id and f"{self._first.image_id}-{width}x{height}"  # other pixels, so another name
+        self._request = replace(request, image=small, image_file=None, image_id=name)
+        self.smaller = True
+        return True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from caption_assets.captioning import rows
-from caption_assets.captioning.asking import Answered, AskFailure
+from caption_assets.captioning.asking import Answered, AskFailure, Earlier, is_final
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork, stored_answer
@@ -14,6 +15,7 @@ from caption_assets.lake import layout, tables
 from caption_assets.lake.erasing import erase
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.lake.tombstones import read_tombstones
+from caption_assets.media.shard import read_failures
 from caption_assets.perspectives import to_arrow_value
 
 
@@ -23,6 +25,7 @@ class Provenance:
 
     run_id: str
     contributor: str
+    max_attempts: int
 
 
 @dataclass
@@ -90,6 +93,7 @@ class ShardRecorder:
         look.cached_tokens += reply.cached_tokens
         look.completion_tokens += reply.completion_tokens
         look.spent.add(answered.spent)
+        look.smaller += answered.smaller
         row = {
             "media_id": picture.media_id,
             "input_digest": read.inputs,
@@ -100,7 +104,7 @@ class ShardRecorder:
             "prompt_tokens": reply.prompt_tokens,
             "cached_tokens": reply.cached_tokens,
             "completion_tokens": reply.completion_tokens,
-            "attempts": self._attempts(picture, bound, answered.attempts),
+            "attempts": self.earlier(picture, bound).attempts + answered.attempts,
             "seconds": seconds,
         }
         return answer, self._complete(bound, row, contributor=self.provenance.contributor)
@@ -108,6 +112,7 @@ class ShardRecorder:
     def fail(self, picture: PictureWork, bound: BoundPerspective, failure: AskFailure) -> None:
         """Keep a failure for the shard's failure file."""
         look = self.report.looks[bound.name]
+        attempts = self.earlier(picture, bound).attempts + failure.attempts
         look.failed += 1
         look.failure_kinds[failure.kind] += 1
         look.spent.add(failure.spent)
@@ -120,8 +125,8 @@ class ShardRecorder:
                 "fingerprint": bound.fingerprint,
                 "kind": failure.kind,
                 "message": str(failure)[:1000],
-                "attempts": self._attempts(picture, bound, failure.attempts),
-                "retryable": failure.retryable,
+                "attempts": attempts,
+                "retryable": not is_final(failure.kind, attempts, self.provenance.max_attempts),
                 "partial": failure.partial or self.work.partial.get((bound.name, picture.media_id)),
                 "run_id": self.provenance.run_id,
                 "created_at": tables.now(),
@@ -137,9 +142,8 @@ class ShardRecorder:
         shard, deleted = self.work.shard, read_tombstones(lake).media_ids
         for each in self.selected:
             path = layout.failures_file(each.name, shard)
-            failed = [row for row in self.failures[each.name] if row["media_id"] not in deleted]
-            if failed or lake.exists(path):
-                lake.write(path, table_bytes(tables.table(failed, tables.FAILURES)))
+            if self.failures[each.name] or lake.exists(path):
+                self._write_failures(lake, each, self.failures[each.name], deleted)
             rows.seal(lake, each, shard, self.provenance.run_id, deleted)
         erase(lake, read_tombstones(lake).media_ids - deleted, shard)
         ended = tables.now()
@@ -147,8 +151,29 @@ class ShardRecorder:
             look.ended_at = ended
             look.load_seconds = load_seconds - self.loaded_before
 
-    def _attempts(self, picture: PictureWork, bound: BoundPerspective, now: int) -> int:
-        return now + self.work.attempts.get((bound.name, picture.media_id), 0)
+    def abandon(self, lake: Lake) -> None:
+        """Add the failures to those of earlier runs, so that the attempts count, though the shard is not finished."""
+        deleted = read_tombstones(lake).media_ids
+        for each in self.selected:
+            if failed := self.failures[each.name][len(self.work.settled[each.name]) :]:
+                mine = {row["media_id"] for row in failed}
+                before = [
+                    row
+                    for row in read_failures(lake, each.name, self.work.shard)
+                    if row["fingerprint"] == each.fingerprint and row["media_id"] not in mine
+                ]
+                self._write_failures(lake, each, before + failed, deleted)
+
+    def earlier(self, picture: PictureWork, bound: BoundPerspective) -> Earlier:
+        """What earlier runs tried in vain."""
+        return self.work.earlier.get((bound.name, picture.media_id), Earlier())
+
+    def _write_failures(self, lake: Lake, bound: BoundPerspective, failed: list[Row], deleted: Collection[str]) -> None:
+        if failed:  # another run may have had better luck meanwhile: a picture has one row, and the caption counts
+            gone = rows.read_rows(lake, bound, self.work.shard, []).keys() | deleted
+            failed = [row for row in failed if row["media_id"] not in gone]
+        path = layout.failures_file(bound.name, self.work.shard)
+        lake.write(path, table_bytes(tables.table(failed, tables.FAILURES)))
 
     def _complete(self, bound: BoundPerspective, row: dict[str, Any], *, contributor: str) -> Row:
         return {

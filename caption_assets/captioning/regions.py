@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from caption_assets.captioning.asking import Answered, AskFailure, Spent, ask, first_request
+from caption_assets.captioning.asking import Answered, AskFailure, Earlier, Spent, ask, first_request, is_final
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.crops import Region, cut_regions
 from caption_assets.captioning.rows import Digests
@@ -35,6 +35,7 @@ class RegionLook:
         media: the picture's row.
         inputs: the outputs that the perspective reads.
         partial: what an earlier run finished, as its failure row has it.
+        earlier: what earlier runs tried in vain.
         stored: gives the picture, decoded or as its file. Raises AskFailure.
     """
 
@@ -44,6 +45,7 @@ class RegionLook:
     inputs: Mapping[str, Mapping[str, Any]]
     digests: Digests
     partial: str | None
+    earlier: Earlier
     text: Text
     stored: Callable[[], Awaitable[Stored]]
 
@@ -64,7 +66,7 @@ class RegionAsker:
     """Asks an engine about crops; of all pictures together no more at once than keep it busy.
 
     Args:
-        max_attempts: requests a crop in one run.
+        max_attempts: requests a crop, over all runs.
         decoders: threads for pictures that come as files.
     """
 
@@ -96,7 +98,7 @@ class RegionAsker:
                     group.create_task(self._one(look, picture, region, done, failures, spent))
         crops = [done[region.index] for region in regions if region.index in done]
         if failures:
-            raise _failure(look, regions, done, failures, spent)
+            raise _failure(look, regions, done, failures, spent, self._max_attempts)
         said = [{**region.values, **crop.output} for region, crop in zip(regions, crops, strict=True)]
         attempts = max((crop.attempts for crop in crops), default=0)
         return Answered({"regions": said, **left_out}, _together(crops), attempts, spent)
@@ -117,7 +119,7 @@ class RegionAsker:
                 image_id = f"{look.media['media_id']}@{place}"  # the same pixels for every perspective on these boxes
                 text, crop = look.text(region.values), picture.crop(region.crop)
                 request = first_request(look.bound, f"{look.request_id}[{region.index}]", text, crop, image_id)
-                answered = await ask(self._engine, look.bound, request, self._max_attempts)
+                answered = await ask(self._engine, look.bound, request, self._max_attempts, look.earlier)
             except AskFailure as failure:
                 failures[region.index] = failure
                 spent.add(failure.spent)
@@ -146,7 +148,7 @@ class RegionAsker:
             return await asyncio.get_running_loop().run_in_executor(self._decoders, _decode, stored)
         except (OSError, ValueError, SyntaxError) as error:
             message = f"the stored picture cannot be read: {type(error).__name__}: {error}"
-            raise AskFailure("media_missing", message, attempts=0, retryable=True) from None
+            raise AskFailure("media_missing", message, attempts=0) from None
 
 
 def _decode(stored: bytes) -> Image.Image:
@@ -166,15 +168,25 @@ def _together(crops: list[_Crop]) -> EngineReply:
 
 
 def _failure(
-    look: RegionLook, regions: list[Region], done: dict[int, _Crop], failures: dict[int, AskFailure], spent: Spent
+    look: RegionLook,
+    regions: list[Region],
+    done: dict[int, _Crop],
+    failures: dict[int, AskFailure],
+    spent: Spent,
+    max_attempts: int,
 ) -> AskFailure:
     """The picture's failure: while one region can never have an answer, trying the others again gains nothing."""
-    index = min(failures, key=lambda each: (failures[each].retryable, each))
+
+    def goes_on(index: int) -> bool:
+        attempts = look.earlier.attempts + failures[index].attempts
+        return not is_final(failures[index].kind, attempts, max_attempts)
+
+    index = min(failures, key=lambda each: (goes_on(each), each))
     first = failures[index]
     box = next(region.values["box_pixels"] for region in regions if region.index == index)
     message = f"region {index}, box {box} of the original: {first} ({len(failures)} of {len(regions)} regions failed)"
     attempts = max(failure.attempts for failure in failures.values())
-    failure = AskFailure(first.kind, message, attempts=attempts, retryable=first.retryable)
+    failure = AskFailure(first.kind, message, attempts=attempts)
     failure.spent = spent
     if done:
         crops = {str(index): asdict(crop) for index, crop in sorted(done.items())}

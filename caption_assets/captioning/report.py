@@ -29,6 +29,8 @@ class LookReport:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    smaller: int = 0
+    """Captions of pictures that had to be shown smaller than they are stored."""
     spent: Spent = field(default_factory=Spent)
     """Tokens of all replies, usable or not."""
     prices: Prices | None = None

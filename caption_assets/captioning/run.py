@@ -6,9 +6,7 @@ import asyncio
 import gc
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 
 import uvloop
 
@@ -17,62 +15,14 @@ from caption_assets.captioning.report import ShardReport
 from caption_assets.captioning.scheduler import Scheduler
 from caption_assets.captioning.work import ShardWork, find_work
 from caption_assets.config import PipelineConfig
+from caption_assets.engine.lazy import DeviceWaited, LazyEngine, OpenEngine
 from caption_assets.engine.loading import open_engine
-from caption_assets.engine.models import model_label
-from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
+from caption_assets.engine.protocol import Engine, EngineFailure
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.deletion import complete_deletions
 
 _JOIN_SECONDS = 30.0
-
-OpenEngine = Callable[[PipelineConfig, str, Callable[[], None]], AbstractContextManager[Engine]]
-
-
-class _DeviceWaited(Exception):
-    """The model was loaded after another process had let go of the device, which may have done our work meanwhile."""
-
-
-class _LazyEngine:
-    """Loads the engine with the first request: a run that finds nothing to do loads no model."""
-
-    max_in_flight = 64
-    load_seconds = 0.0
-
-    def __init__(self, config: PipelineConfig, name: str, open_: OpenEngine, tell: Callable[[str], None]) -> None:
-        self._label, self._name, self._tell = model_label(config.engines[name]), name, tell
-        self._lock = asyncio.Lock()
-        self._engine: Engine | None = None
-        self._waited = False
-        self._opened = open_(config, name, self._waiting)
-
-    async def generate(self, request: EngineRequest) -> EngineReply:
-        """Answer a request, loading the model first if need be. Raises _DeviceWaited once, if loading had to wait."""
-        if self._engine is None:
-            async with self._lock:
-                if self._engine is None:
-                    await self._load()
-                    if self._waited:
-                        raise _DeviceWaited
-        assert self._engine is not None
-        return await self._engine.generate(request)
-
-    async def _load(self) -> None:
-        self._tell(f"loading {self._label} (engine {self._name})")
-        started = time.monotonic()
-        engine = await asyncio.get_running_loop().run_in_executor(None, self._opened.__enter__)
-        self.max_in_flight, self.load_seconds = engine.max_in_flight, time.monotonic() - started
-        self._engine = engine
-        self._tell(f"{self._label} loaded in {engine.load_seconds:.1f} s")
-
-    def _waiting(self) -> None:
-        self._waited = True
-        self._tell("another process holds the device; waiting for it")
-
-    def close(self) -> None:
-        """Free the device, if it was ever taken."""
-        if self._engine is not None:
-            self._opened.__exit__(None, None, None)
 
 
 class CaptionRun:
@@ -104,6 +54,7 @@ class CaptionRun:
         self._reports: queue.SimpleQueue[ShardReport | BaseException | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._cancelled = False
         self._thread = threading.Thread(target=self._work, name="captions", daemon=True)
 
     def __iter__(self) -> Iterator[ShardReport]:
@@ -123,6 +74,7 @@ class CaptionRun:
 
     def cancel(self) -> None:
         """Stop, keeping all answers that are there; returns when they are durable."""
+        self._cancelled = True
         if self._loop is not None and self._task is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(timeout=_JOIN_SECONDS)
@@ -143,12 +95,15 @@ class CaptionRun:
 
     async def _main(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        engine = _LazyEngine(self._config, self._selected[0].engine, self._open_engine, self._tell)
+        if self._cancelled:  # before there was anything to cancel
+            raise asyncio.CancelledError
+        engine = LazyEngine(self._config, self._selected[0].engine, self._open_engine, self._tell)
         try:
-            try:
-                await self._scheduler(engine).run(list(self._left))
-            except _DeviceWaited:
-                await self._scheduler(engine).run(list(self._left))  # looks afresh at what is missing
+            while True:
+                try:
+                    return await self._scheduler(engine).run(list(self._left))
+                except DeviceWaited:
+                    pass  # and looks afresh at what is missing
         finally:
             engine.close()
 
@@ -177,7 +132,8 @@ class CaptionRun:
 
     def _find(self, shard: Shard) -> ShardWork:
         complete_deletions(self._lake, shard, self._run_id)
-        return find_work(self._lake, shard, self._selected, self._bound, force=self._force)
+        attempts = self._config.captions.max_attempts
+        return find_work(self._lake, shard, self._selected, self._bound, force=self._force, max_attempts=attempts)
 
 
 def _loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

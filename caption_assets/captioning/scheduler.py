@@ -74,7 +74,7 @@ class Scheduler:
         decode: bool = True,
     ) -> None:
         self._lake, self._engine, self._selected, self._readable = lake, engine, selected, readable
-        self._settings, self._provenance = settings, Provenance(run_id, settings.contributor)
+        self._settings, self._provenance = settings, Provenance(run_id, settings.contributor, settings.max_attempts)
         self._find, self._report, self._progress = find, report, progress
         self._force, self._pixels = force, decode
         self._buffer, self._writer = PartBuffer(), PartWriter(lake, run_id)
@@ -87,6 +87,7 @@ class Scheduler:
         self._failed: Counter[str] = Counter()
         self._started = time.monotonic()
         self._current = ""
+        self._unfinished: dict[Shard, ShardRecorder] = {}
 
     async def run(self, shards: Iterable[Shard]) -> None:
         """Caption the shards in order. What was answered is durable when this returns or raises.
@@ -110,9 +111,15 @@ class Scheduler:
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         finally:
-            self._disk.submit(self._writer.write, self._buffer.take()).result()
+            self._disk.submit(self._keep).result()
             self._decoders.shutdown(wait=False, cancel_futures=True)
             self._disk.shutdown(wait=True)
+
+    def _keep(self) -> None:
+        """Make durable what there is of shards that are not finished, failures included."""
+        self._writer.write(self._buffer.take())
+        for recorder in self._unfinished.values():
+            recorder.abandon(self._lake)
 
     def progress(self) -> Progress:
         """Where the run stands."""
@@ -138,6 +145,7 @@ class Scheduler:
         work = self._find(shard)
         recorder = ShardRecorder.open(self._lake, work, self._selected, self._provenance, reuse=not self._force)
         recorder.loaded_before = self._engine.load_seconds
+        self._unfinished[shard] = recorder
         return recorder
 
     def _decode(self, picture: PictureWork) -> Image.Image | bytes | None:
@@ -179,10 +187,10 @@ class Scheduler:
         except AskFailure as failure:
             recorder.fail(picture, bound, failure)
             self._count_failure(failure)
-        finally:
-            self._outstanding -= 1
-            self._room.set()
-            answers[bound.name].set_result(answer)
+        # Not when the run ends here: nobody is to record that an input is missing.
+        self._outstanding -= 1
+        self._room.set()
+        answers[bound.name].set_result(answer)
         if row and (part := self._buffer.append(bound, recorder.work.shard, row)):
             await self._write([part])
 
@@ -197,7 +205,7 @@ class Scheduler:
         """The output and the row to write for it, from the cheapest place that has it. Raises AskFailure."""
         read = {name: answer for name, answer in inputs.items() if answer is not None}
         if missing := sorted(inputs.keys() - read.keys()):
-            raise AskFailure("input_missing", f"no output of {', '.join(missing)} yet", attempts=0, retryable=True)
+            raise AskFailure("input_missing", f"no output of {', '.join(missing)} yet", attempts=0)
         source = json.loads(picture.media["source"] or "{}")
         digests = rows.Digests(
             rows.input_digest({name: answer.digest for name, answer in read.items()}),
@@ -213,19 +221,22 @@ class Scheduler:
             try:
                 return render_prompt(bound.perspective, outputs, source, self._readable, region)
             except PromptError as error:
-                raise AskFailure("prompt", str(error), attempts=0, retryable=False) from None
+                raise AskFailure("prompt", str(error), attempts=0) from None
 
         request_id = f"{recorder.work.shard.key}/{picture.media_id[:16]}/{bound.name}"
         started = time.monotonic()
+        earlier = recorder.earlier(picture, bound)
         if bound.perspective.regions:
             partial = recorder.work.partial.get((bound.name, picture.media_id))
-            look = RegionLook(bound, request_id, picture.media, outputs, digests, partial, text, lambda: _image(pixels))
+            look = RegionLook(
+                bound, request_id, picture.media, outputs, digests, partial, earlier, text, lambda: _image(pixels)
+            )
             answered = await self._regions.ask(look)
         else:
             image = await _image(pixels) if bound.perspective.image else None
             request = first_request(bound, request_id, text(), image, picture.media_id if image else None)
             started = time.monotonic()
-            answered = await ask(self._engine, bound, request, self._settings.max_attempts)
+            answered = await ask(self._engine, bound, request, self._settings.max_attempts, earlier)
         self._done += 1
         self._tokens += answered.reply.completion_tokens
         return recorder.caption(picture, bound, answered, digests, time.monotonic() - started)
@@ -249,6 +260,7 @@ class Scheduler:
         await self._write(self._buffer.take(shard=recorder.work.shard))
         load_seconds = self._engine.load_seconds
         await asyncio.get_running_loop().run_in_executor(self._disk, recorder.seal, self._lake, load_seconds)
+        del self._unfinished[recorder.work.shard]
         self._report(recorder.report)
 
     async def _write(self, parts: list[Part]) -> None:
@@ -269,7 +281,7 @@ async def _image(pixels: Pixels) -> Image.Image | bytes:
         image = await asyncio.shield(pixels)
     except (OSError, ValueError, SyntaxError) as error:
         message = f"the stored picture cannot be read: {type(error).__name__}: {error}"
-        raise AskFailure("media_missing", message, attempts=0, retryable=True) from None
+        raise AskFailure("media_missing", message, attempts=0) from None
     assert image is not None  # decoded whenever a pending perspective looks at the picture
     return image
 

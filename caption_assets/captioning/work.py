@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caption_assets.captioning import rows
+from caption_assets.captioning.asking import Earlier, is_final
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
@@ -57,8 +58,8 @@ class ShardWork:
     """Rows that are already there and hold, by perspective."""
     settled: dict[str, list[Row]]
     """Failures that are not tried again, by perspective."""
-    attempts: dict[tuple[str, str], int]
-    """Attempts of earlier runs by (perspective, media_id)."""
+    earlier: dict[tuple[str, str], Earlier]
+    """What earlier runs tried in vain, by (perspective, media_id)."""
     partial: dict[tuple[str, str], str] = field(default_factory=dict)
     """What earlier runs did of pictures that they could not finish, by (perspective, media_id)."""
 
@@ -70,13 +71,15 @@ def find_work(
     bound: Mapping[str, BoundPerspective],
     *,
     force: bool,
+    max_attempts: int,
 ) -> ShardWork:
     """Compare a shard's media with its rows.
 
     Args:
         selected: the perspectives to bring up to date, inputs before readers.
         bound: all enabled perspectives: inputs outside `selected` are read from the lake.
-        force: redo what is there.
+        force: redo what is there, and start over with what failed.
+        max_attempts: attempts that a failure may have, over all runs.
 
     Raises:
         MediaMissing: the shard has no media index.
@@ -88,7 +91,7 @@ def find_work(
         raise MediaMissing(f"shard {shard.key} has no media yet; materialize its media first")
     names = dict.fromkeys([each.name for each in selected] + [name for each in selected for name in each.inputs])
     found = {name: rows.read_rows(lake, bound[name], shard, ["input_digest", "output_digest"]) for name in names}
-    settled, attempts, partial = _earlier_failures(lake, shard, selected, force)
+    settled, earlier, partial = _earlier_failures(lake, shard, selected, None if force else max_attempts)
     finder = _Finder(selected, found, settled, force)
     pictures = [work for row in media.values() if (work := finder.work(row)).pending]
     _load_answers(lake, shard, bound, pictures)
@@ -97,7 +100,7 @@ def find_work(
         name: [row for media_id, row in failed.items() if media_id in media] for name, failed in settled.items()
     }
     there = {each.name: len(media) - pending[each.name] - len(settled_rows[each.name]) for each in selected}
-    return ShardWork(shard, pictures, len(media), there, settled_rows, attempts, partial)
+    return ShardWork(shard, pictures, len(media), there, settled_rows, earlier, partial)
 
 
 @dataclass
@@ -135,21 +138,24 @@ class _Finder:
 
 
 def _earlier_failures(
-    lake: Lake, shard: Shard, selected: Sequence[BoundPerspective], force: bool
-) -> tuple[dict[str, dict[str, Row]], dict[tuple[str, str], int], dict[tuple[str, str], str]]:
+    lake: Lake, shard: Shard, selected: Sequence[BoundPerspective], max_attempts: int | None
+) -> tuple[dict[str, dict[str, Row]], dict[tuple[str, str], Earlier], dict[tuple[str, str], str]]:
+    """Settled rows by perspective, and what was tried; nothing of it where `max_attempts` is None."""
     settled: dict[str, dict[str, Row]] = {each.name: {} for each in selected}
-    attempts: dict[tuple[str, str], int] = {}
+    earlier: dict[tuple[str, str], Earlier] = {}
     partial: dict[tuple[str, str], str] = {}
+    if max_attempts is None:
+        return settled, earlier, partial
     for each in selected:
         for row in read_failures(lake, each.name, shard):
-            if row["fingerprint"] != each.fingerprint or force:
+            if row["fingerprint"] != each.fingerprint:
                 continue
-            attempts[each.name, row["media_id"]] = row["attempts"]
+            earlier[each.name, row["media_id"]] = Earlier(row["attempts"], row["kind"])
             if row.get("partial"):
                 partial[each.name, row["media_id"]] = row["partial"]
-            if not row["retryable"]:
+            if is_final(row["kind"], row["attempts"], max_attempts):
                 settled[each.name][row["media_id"]] = row
-    return settled, attempts, partial
+    return settled, earlier, partial
 
 
 def _load_answers(

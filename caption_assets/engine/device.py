@@ -32,19 +32,16 @@ def device_name() -> str:
 
 @contextmanager
 def device_lock(device: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the device; blocks while another process does, calling `waiting` once if it has to."""
+    """Hold the device; blocks while another process does, calling `waiting` again and again meanwhile."""
     folder = Path(os.environ.get("CAPTION_ASSETS_LOCKS") or tempfile.gettempdir())
     path = folder / f"caption-assets-{os.getuid()}-{device}.lock"
     with path.open("a") as handle:
-        told = False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
-                    told = True
-                    waiting()
+                waiting()
                 time.sleep(0.2)
         try:
             yield

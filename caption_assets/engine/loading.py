@@ -18,7 +18,7 @@ def open_engine(config: PipelineConfig, name: str, waiting: Callable[[], None] =
 
     Args:
         name: the engine's name in the pipeline file.
-        waiting: called once if another process holds the device.
+        waiting: called again and again while another process holds the device; what it raises ends the waiting.
 
     Raises:
         EngineFailure: the model cannot be loaded.

@@ -49,13 +49,24 @@ class EngineFailure(Exception):
         kind: the caption failure kind.
         retryable: whether the same request may succeed later.
         fatal: whether the engine is gone, and further requests are pointless.
+        died: whether it is gone because it broke down, so that loading it again may help.
+        own: for kind `engine`: whether other requests were answered meanwhile, so that this one is the likely cause.
     """
 
-    def __init__(self, kind: CaptionFailureKind, message: str, *, retryable: bool, fatal: bool = False) -> None:
+    def __init__(
+        self,
+        kind: CaptionFailureKind,
+        message: str,
+        *,
+        retryable: bool,
+        fatal: bool = False,
+        died: bool = False,
+        own: bool = False,
+    ) -> None:
         super().__init__(message)
         self.kind: CaptionFailureKind = kind
         self.retryable = retryable
-        self.fatal = fatal
+        self.fatal, self.died, self.own = fatal, died, own
 
 
 class Engine(Protocol):

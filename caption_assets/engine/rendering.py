@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from caption_assets.engine.protocol import EngineReply, EngineRequest
+from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 
 
 def messages(request: EngineRequest) -> list[Any]:
@@ -35,8 +35,10 @@ def sampling_params(request: EngineRequest) -> Any:
 
 
 def reply(output: Any) -> EngineReply:
-    """A finished vLLM RequestOutput as a reply."""
+    """A finished vLLM RequestOutput as a reply. Raises EngineFailure for one that the engine broke off."""
     completion = output.outputs[0]
+    if completion.finish_reason in {"error", "abort"}:
+        raise EngineFailure("engine", f"the engine ended the request: {completion.finish_reason}", retryable=True)
     return EngineReply(
         text=completion.text,
         finish_reason=str(completion.finish_reason),

@@ -53,7 +53,7 @@ class AsyncEngine:
             async for output in self._engine.generate(prompt, params, request.request_id):
                 final = output
         except self._dead as error:
-            raise EngineFailure("engine", f"the engine died: {error}", retryable=True, fatal=True) from error
+            raise EngineFailure("engine", f"the engine died: {error}", retryable=True, fatal=True, died=True) from error
         except asyncio.CancelledError:
             raise
         except Exception as error:

@@ -111,9 +111,10 @@ class InProcessEngine:
             while self._admit(engine, params):
                 for output in engine.step():
                     if output.finished and (pending := self._running.pop(output.request_id, None)):
-                        pending.resolve(rendering.reply(output))
+                        pending.resolve(_outcome(output))
         except Exception as error:  # the engine is beyond repair: tell everybody who waits
-            self._fail(EngineFailure("engine", f"{type(error).__name__}: {error}", retryable=True, fatal=True))
+            message = f"the engine died: {type(error).__name__}: {error}"
+            self._fail(EngineFailure("engine", message, retryable=True, fatal=True, died=True))
         finally:
             self._fail(EngineFailure("engine", "the engine was closed", retryable=True, fatal=True))
             engine.engine_core.shutdown()
@@ -153,6 +154,13 @@ class InProcessEngine:
         for pending in waiting:
             if not pending.loop.is_closed():
                 pending.resolve(failure)
+
+
+def _outcome(output: Any) -> EngineReply | EngineFailure:
+    try:
+        return rendering.reply(output)
+    except EngineFailure as failure:
+        return failure
 
 
 def rejection(error: Exception) -> EngineFailure:

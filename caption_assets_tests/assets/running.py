@@ -14,9 +14,10 @@ import dagster as dg
 import yaml
 
 from caption_assets.captioning.binding import BoundPerspective
-from caption_assets.captioning.run import CaptionRun, OpenEngine
+from caption_assets.captioning.run import CaptionRun
 from caption_assets.config import PipelineConfig, load_config
 from caption_assets.definitions import build_defs
+from caption_assets.engine.lazy import OpenEngine
 from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest
 from caption_assets.jobs import CAPTION_JOB, INGEST_JOB
 from caption_assets.lake.layout import Shard

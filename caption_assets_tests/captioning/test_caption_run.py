@@ -11,8 +11,8 @@ import pytest
 
 from caption_assets.captioning import rows
 from caption_assets.captioning.catalog import open_views
-from caption_assets.captioning.run import OpenEngine
 from caption_assets.config import PipelineConfig
+from caption_assets.engine.lazy import OpenEngine
 from caption_assets.lake import layout
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_index

@@ -125,14 +125,14 @@ def test_a_transient_failure_is_tried_again_and_a_refused_prompt_is_not(
         if name == "scene_count" and seen[key] == 1:
             return EngineFailure("engine", "connection reset", retryable=True)
         if name == "scene_objects":
-            return EngineFailure("too_long", "prompt is longer than the context", retryable=False)
+            return EngineFailure("prompt", "the grammar cannot be built", retryable=False)
         return good(request)
 
     config, lake, shards = prepared
     engine = ScriptedEngine(script)
     (report,) = caption(config, lake, shards, lent(engine))
     assert report.looks["scene_count"].done == 8
-    assert report.looks["scene_objects"].failure_kinds == {"too_long": 8}
+    assert report.looks["scene_objects"].failure_kinds == {"prompt": 8}
     assert all(count == 1 for key, count in seen.items() if key.endswith("scene_objects"))
 
 

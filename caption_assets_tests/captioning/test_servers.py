@@ -218,19 +218,19 @@ def test_a_refusal_is_asked_again_differently_and_then_a_failure(make_config: Ma
     with StubServer(refuse) as server:
         config = make_config(engines=servers(server.url))
         lake = Lake(config.lake)
-        shards = ingest(config, lake)[:1]
-        (report,) = caption(config, lake, shards, open_engine, only=["scene_count"])
+        first, second, _ = ingest(config, lake)
+        (report,) = caption(config, lake, [first], open_engine, only=["scene_count"])
         assert report.looks["scene_count"].done == 8
-        row = next(iter(rows.read_rows(lake, bound_of(config)["scene_count"], shards[0]).values()))
+        row = next(iter(rows.read_rows(lake, bound_of(config)["scene_count"], first).values()))
         assert row["attempts"] == 2
 
         async def always(call: Call) -> web.StreamResponse | None:
             return web.json_response(completion(call, choices=[{"message": {}, "finish_reason": "content_filter"}]))
 
         server.behave = always
-        (report,) = caption(config, lake, shards, open_engine, only=["scene_count"], force=True, run_id="second")
+        (report,) = caption(config, lake, [second], open_engine, only=["scene_count"], run_id="second")
     assert report.looks["scene_count"].failure_kinds == {"refusal": 8}
-    assert {(row["kind"], row["attempts"]) for row in read_failures(lake, "scene_count", shards[0])} == {("refusal", 3)}
+    assert {(row["kind"], row["attempts"]) for row in read_failures(lake, "scene_count", second)} == {("refusal", 3)}
 
 
 def test_a_wrong_key_ends_the_run_and_stands_in_no_row(make_config: MakeConfig) -> None:

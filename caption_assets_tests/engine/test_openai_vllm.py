@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from caption_assets.captioning import rows
-from caption_assets.captioning.run import OpenEngine
 from caption_assets.config import PipelineConfig
+from caption_assets.engine.lazy import OpenEngine
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.models import TINY_FOLDER
 from caption_assets.engine.openai_check import look_at_servers

@@ -12,9 +12,9 @@ import pytest
 import s3fs
 
 from caption_assets.captioning.catalog import open_views, refresh
-from caption_assets.captioning.run import OpenEngine
 from caption_assets.commands.check import check_pipeline
 from caption_assets.config import CONFIG_VARIABLE, PipelineConfig
+from caption_assets.engine.lazy import OpenEngine
 from caption_assets.lake.store import Lake
 from caption_assets_tests.support import SharedEngine, caption, ingest
 
