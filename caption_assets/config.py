@@ -123,6 +123,8 @@ class SentImage(Strict):
 
     format: Literal["jpeg", "png"] = "jpeg"
     quality: int = Field(default=90, ge=1, le=100)
+    once: bool = True
+    """Whether servers that keep pictures by name (vLLM's) are sent each one once."""
 
 
 class Prices(Strict):

@@ -33,7 +33,7 @@ _RETRY_TEMPERATURE = 0.7
 _PAUSE_SECONDS = 0.5
 _TRANSIENT_TRIES = 3
 """Requests in one run that may come to nothing by the engine's fault."""
-_LEAST_PIXELS = 64 * 64
+_LEAST_PIXELS = 32 * 32
 _EXCERPT = 300
 
 _REPEATS_ITSELF = frozenset({"truncated", "prompt", "too_long"})

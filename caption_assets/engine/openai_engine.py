@@ -11,7 +11,6 @@ import logging
 import random
 import re
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -21,7 +20,8 @@ import aiohttp
 from caption_assets.config import OpenAIEngine
 from caption_assets.engine import openai_reply
 from caption_assets.engine.openai_limits import TokenBucket
-from caption_assets.engine.openai_payload import FORMATS, Format, PictureCache, Template
+from caption_assets.engine.openai_payload import FORMATS, Format, Template
+from caption_assets.engine.openai_pictures import Home, Homes, Picture, PictureCache
 from caption_assets.engine.openai_pool import Server, ServerPool
 from caption_assets.engine.openai_reply import ServerFailure, transient
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
@@ -32,7 +32,7 @@ _TRIES = 5
 _LATER_TRIES = 30
 _PAUSE_SECONDS = 0.1
 _PICTURE_TOKENS = 1000
-_REMEMBERED_PICTURES = 4096
+_FREE_MISSES = 4
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class OpenAIServers:
             self._healthy,
             tell,
         )
-        self._seen: OrderedDict[str, Server] = OrderedDict()
+        self._homes = Homes()
+        self._answered = self._failed = 0
         self._nonce, self._numbers = uuid.uuid4().hex[:12], count()
         self._own_id = re.compile(rf"{self._nonce}-(\d+)")
         self._session: aiohttp.ClientSession | None = None
@@ -87,14 +88,15 @@ class OpenAIServers:
         if self._session is None:
             self._open()
         try:
-            picture = await self._pictures.part(request)
+            picture = await self._pictures.picture(request)
         except OSError as error:
             raise EngineFailure("prompt", f"the picture cannot be encoded: {error}", retryable=False) from None
         try:
-            return await self._insist(request, picture)
+            return await self._ask(request, picture)
         except ServerFailure as error:
             failure = error.failure
-            raise EngineFailure(failure.kind, self._redact(str(failure)), retryable=failure.retryable) from None
+            told = self._redact(str(failure))
+            raise EngineFailure(failure.kind, told, retryable=failure.retryable, own=failure.own) from None
 
     def close(self) -> None:
         """Close all connections. Requests under way fail."""
@@ -115,33 +117,60 @@ class OpenAIServers:
 
     async def _live(self, session: aiohttp.ClientSession) -> None:
         async with session:  # closed in the loop's own time, whoever cancels this
-            await self._pool.watch()
+            await asyncio.gather(self._pool.watch(), *(self._healthy(each) for each in self._pool.servers))
             await asyncio.Event().wait()
 
-    async def _insist(self, request: EngineRequest, picture: bytes) -> EngineReply:
+    async def _ask(self, request: EngineRequest, picture: Picture | None) -> EngineReply:
+        """Try until there is an answer; the first request about a picture goes before the others where that helps."""
+        if request.image_id is None or picture is None:
+            return await self._insist(request, picture, Home())
+        home, leads = self._homes.enter(request.image_id)
+        if not leads and any(each.keeps_pictures for each in self._pool.servers):
+            await home.wait()
+        try:
+            return await self._insist(request, picture, home)
+        finally:
+            if leads:
+                home.settle()
+
+    async def _insist(self, request: EngineRequest, picture: Picture | None, home: Home) -> EngineReply:
         """Try until there is an answer, on whatever server, or it is clear that there will be none."""
         tries = later = 0
         form: Format | None = None
+        others = self._answered - self._failed
         while True:
-            server = await self._pool.acquire(self._seen.get(request.image_id or ""))
+            server = await self._pool.acquire(lambda: home.server)
+            how = home.how(server)
             try:
                 used = form or self._form(server, request)
-                return await self._attempt(server, request, picture, used)
+                home.sent(server, how)
+                reply = await self._attempt(server, request, picture.part(how) if picture else b"", used)
+                server.named += how == "name"
+                return reply
             except ServerFailure as error:
+                if how == "named" or error.remedy != "later":
+                    home.forget(server)
+                if how == "name" and error.failure.kind == "prompt":
+                    self._missed(server, home)
+                    continue  # with the picture
+                if error.remedy == "other_limit" and server.limit_field == "max_tokens":
+                    server.limit_field = "max_completion_tokens"
+                    continue
                 if error.remedy == "other_format" and (form := self._next_form(server, request, used, error)):
                     continue
-                if error.remedy in {"none", "other_format"}:
+                if error.remedy in {"none", "other_format", "other_limit"}:
                     raise
                 tries += error.remedy == "again"
                 later += error.remedy == "later"
                 if tries >= _TRIES or later >= _LATER_TRIES:
+                    error.failure.own = self._answered - self._failed + tries > others
                     raise
             finally:
                 self._pool.release(server)
             if tries:
                 await asyncio.sleep(_PAUSE_SECONDS * 2 ** (tries - 1) * random.uniform(0.5, 1.5))
 
-    async def _attempt(self, server: Server, request: EngineRequest, picture: bytes, form: Format) -> EngineReply:
+    async def _attempt(self, server: Server, request: EngineRequest, part: bytes, form: Format) -> EngineReply:
         """Ask one server once, and tell the pool how it went."""
         estimate = self._estimate(request)
         await self._requests.take(1)
@@ -149,12 +178,13 @@ class OpenAIServers:
         assert self._loop is not None
         started, spent = self._loop.time(), 0.0
         try:
-            reply = await self._post(server, self._template.body(request, picture, form))
+            reply = await self._post(server, self._template.body(request, part, form, server.limit_field))
             spent = float(reply.prompt_tokens + reply.completion_tokens) or estimate
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             spent = estimate
             unreachable = isinstance(error, aiohttp.ClientConnectorError)
             message = self._redact(f"{server.url}: {_told(error, self._section.timeout_seconds)}")
+            self._failed += 1
             self._pool.failed(server, message, at_once=unreachable)
             raise transient(message) from None
         except ServerFailure as error:
@@ -166,6 +196,7 @@ class OpenAIServers:
             raise
         finally:
             self._tokens.settle(estimate, spent)
+        self._answered += 1
         self._pool.succeeded(server, self._loop.time() - started)
         self._remember(server, request, form, spent)
         return reply
@@ -209,6 +240,7 @@ class OpenAIServers:
         elif error.remedy == "leave":
             self._pool.dismiss(server, message)
         elif error.remedy == "again":
+            self._failed += 1
             self._pool.failed(server, message, at_once=False)
 
     def _remember(self, server: Server, request: EngineRequest, form: Format, tokens: float) -> None:
@@ -218,10 +250,12 @@ class OpenAIServers:
                 server.form = form
             elif form != server.form:  # a schema of its own kind
                 server.schema_forms[id(request.json_schema)] = form
-        if request.image_id is not None:
-            self._seen[request.image_id] = server
-            if len(self._seen) > _REMEMBERED_PICTURES:
-                self._seen.popitem(last=False)
+
+    def _missed(self, server: Server, home: Home) -> None:
+        """Learn that a server did not know a picture by name: it may keep few, or be several behind one address."""
+        server.missed += home.answered.is_set()
+        if server.missed > _FREE_MISSES + server.named // 4:
+            server.keeps_pictures = False
 
     def _form(self, server: Server, request: EngineRequest) -> Format:
         """How this server is told a schema."""
@@ -243,9 +277,22 @@ class OpenAIServers:
         pictures = 0 if request.image is None and request.image_file is None else 1
         return len(request.text) / 4 + _PICTURE_TOKENS * pictures + request.max_tokens / 4
 
-    async def _healthy(self, url: str) -> bool:
+    async def _healthy(self, server: Server) -> bool:
+        """Whether a server answers /models, or /health beside the API where it has no /models."""
         assert self._session is not None
-        return await healthy(self._session, url)
+        timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
+        for address in (f"{server.url}/models", f"{server.url.removesuffix('/v1')}/health"):
+            try:
+                async with self._session.get(address, timeout=timeout, allow_redirects=False) as response:
+                    if response.status == 200:
+                        if self._section.image.once and openai_reply.is_vllm(await read_bounded(response)):
+                            server.keeps_pictures = server.missed <= _FREE_MISSES
+                        return True
+            except ServerFailure:
+                return True  # a long list of models
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                return False
+        return False
 
     def _redact(self, message: str) -> str:
         return message.replace(self._key, "[the key]") if self._key else message
@@ -254,19 +301,6 @@ class OpenAIServers:
 def authorization(api_key: str | None) -> dict[str, str]:
     """The header that shows a server the key."""
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
-
-
-async def healthy(session: aiohttp.ClientSession, url: str) -> bool:
-    """Whether a server answers /models, or /health beside the API where it has no /models."""
-    timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
-    for address in (f"{url}/models", f"{url.removesuffix('/v1')}/health"):
-        try:
-            async with session.get(address, timeout=timeout, allow_redirects=False) as response:
-                if response.status == 200:
-                    return True
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
-    return False
 
 
 async def read_bounded(response: aiohttp.ClientResponse) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from caption_assets.engine.openai_limits import AdaptiveLimit
-from caption_assets.engine.openai_payload import Format
+from caption_assets.engine.openai_payload import Format, Limit
 from caption_assets.engine.protocol import EngineFailure
 
 _STRIKES = 3
@@ -43,12 +43,23 @@ class Server:
         self.schema_forms: dict[int, Format] = {}
         """The same for schemas that it did not take that way, by id."""
         self.echoes_id = self.echoes_model = False
+        self.limit_field: Limit = "max_tokens"
+        self.keeps_pictures = False
+        """Whether a picture that it got with a name may be asked about by the name alone."""
+        self.named = self.missed = 0
+        """Answers to such requests, and names that it did not know though it had answered them."""
+        self.departures = 0
+        """How often it left the pool: it forgets pictures when it starts anew."""
+
+
+Wish = Callable[[], Server | None]
+"""The server that a request would like best, when its turn comes."""
 
 
 @dataclass(eq=False)
 class _Waiter:
     future: asyncio.Future[Server]
-    preferred: Server | None
+    wish: Wish
 
 
 class ServerPool:
@@ -67,7 +78,7 @@ class ServerPool:
         urls: Sequence[str],
         max_in_flight: int,
         give_up_seconds: float,
-        probe: Callable[[str], Awaitable[bool]],
+        probe: Callable[[Server], Awaitable[bool]],
         tell: Callable[[str], None],
     ) -> None:
         share = -(-max_in_flight // len(urls))
@@ -79,7 +90,7 @@ class ServerPool:
         self._missing = asyncio.Event()
         self._dead: EngineFailure | None = None
 
-    async def acquire(self, preferred: Server | None) -> Server:
+    async def acquire(self, wish: Wish = lambda: None) -> Server:
         """A place at a server, once there is one; to be given back by `release`.
 
         Raises:
@@ -87,9 +98,9 @@ class ServerPool:
         """
         if self._dead:
             raise self._dead
-        if not self._waiters and (server := self._pick(preferred)):
+        if not self._waiters and (server := self._pick(wish())):
             return self._taken(server)
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), preferred)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), wish)
         self._waiters.append(waiter)
         try:
             return await waiter.future
@@ -158,7 +169,7 @@ class ServerPool:
 
     async def _check(self, server: Server) -> None:
         server.probes += 1
-        healthy = await self._probe(server.url)
+        healthy = await self._probe(server)
         server.probe_at = asyncio.get_running_loop().time() + self._check_delay(server)
         if healthy and not server.gone:
             self._tell(f"server {server.url} is back")
@@ -169,6 +180,7 @@ class ServerPool:
         self._tell(f"server {server.url} leaves the pool: {reason}")
         now = asyncio.get_running_loop().time()
         server.away = reason
+        server.departures += 1
         server.probe_at = now + self._check_delay(server)
         if all(each.away is not None for each in self.servers):
             self._empty_since = now
@@ -188,14 +200,14 @@ class ServerPool:
             if waiter.future.done():
                 self._waiters.popleft()
                 continue
-            server = self._pick(waiter.preferred)
+            server = self._pick(waiter.wish())
             if server is None:
                 return
             self._waiters.popleft()
             waiter.future.set_result(self._taken(server))
 
     def _pick(self, preferred: Server | None) -> Server | None:
-        """The least busy server that has room; the preferred one where it is hardly busier."""
+        """The least busy server that has room; the preferred one where it is hardly busier, or has the picture."""
         if self._outstanding >= self._top:
             return None
         now = asyncio.get_running_loop().time()
@@ -203,7 +215,7 @@ class ServerPool:
         if not open_:
             return None
         least = min(open_, key=lambda each: (each.outstanding, random.random()))
-        if preferred in open_ and preferred.outstanding <= least.outstanding + _FAVOUR:
+        if preferred in open_ and (preferred.keeps_pictures or preferred.outstanding <= least.outstanding + _FAVOUR):
             return preferred
         return least
 

@@ -10,12 +10,13 @@ from caption_assets.engine.protocol import EngineFailure, EngineReply
 from caption_assets.engine.vllm_in_process import TOO_LONG
 from caption_assets.lake.tables import now
 
-Remedy = Literal["again", "later", "other_format", "leave", "none"]
-"""What to do: ask again; ask again when the server has caught its breath; tell it the schema in another way; give up
-this server for good; nothing, for the request itself is refused."""
+Remedy = Literal["again", "later", "other_format", "other_limit", "leave", "none"]
+"""What to do: ask again; ask again when the server has caught its breath; tell it the schema in another way; tell it
+`max_tokens` by the other name; give up this server for good; nothing, for the request itself is refused."""
 
 _EXCERPT = 300
 _FORMAT_WORDS = ("response_format", "json_schema", "json_object", "schema", "structured", "guided", "grammar")
+_LIMIT_WORDS = ("unsupported", "not supported", "instead")
 _REFUSAL_WORDS = ("content_filter", "content filter", "content_policy", "content management policy", "moderation")
 
 
@@ -63,6 +64,8 @@ def refused(status: int, body: bytes, retry_after: str | None) -> ServerFailure:
     if status == 413 or TOO_LONG.search(told):
         return ServerFailure(EngineFailure("too_long", message, retryable=False), "none")
     if status in {400, 422, 501}:
+        if "max_completion_tokens" in lower and any(word in lower for word in _LIMIT_WORDS):
+            return ServerFailure(EngineFailure("prompt", message, retryable=False), "other_limit")
         about_format = any(word in lower for word in _FORMAT_WORDS)
         failure = EngineFailure("prompt", message, retryable=False)
         return ServerFailure(failure, "other_format", about_format=about_format)
@@ -108,6 +111,14 @@ def parse(body: bytes) -> dict[str, Any]:
     if "error" in document and "choices" not in document:
         raise transient(f"an error came with status 200: {error_message(body)}")
     return document
+
+
+def is_vllm(models: bytes) -> bool:
+    """Whether a list of models is vLLM's: it says so in `owned_by`."""
+    try:
+        return any(entry["owned_by"] == "vllm" for entry in json.loads(models)["data"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def reply(document: dict[str, Any]) -> EngineReply:

@@ -52,10 +52,15 @@ class StubServer:
     behave: Behaviour = well
     latency: float = 0.0
     port: int = 0
+    keeps: int = 0
+    """How many pictures it keeps by name, as vLLM does."""
     calls: list[Call] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     most: int = 0
     """Requests under way at once, at most."""
+    pictures: list[str] = field(default_factory=list)
+    """The pictures that were sent, as URLs."""
+    _kept: list[str] = field(default_factory=list)
     _now: int = 0
     _seen: dict[bytes, int] = field(default_factory=dict)
 
@@ -105,7 +110,8 @@ class StubServer:
 
     async def _models(self, request: web.Request) -> web.Response:
         del request
-        return web.json_response({"object": "list", "data": [{"id": MODEL}]})
+        owner = "vllm" if self.keeps else "stub"
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "owned_by": owner}]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         self._now += 1
@@ -118,11 +124,29 @@ class StubServer:
             call = Call(len(self.calls), json.loads(raw), _lower(request), request, seen)
             self.calls.append(call)
             self.times.append(asyncio.get_running_loop().time())
+            if (refused := self._look_at(call)) is not None:
+                return refused
             if self.latency:
                 await asyncio.sleep(self.latency)
             return await self.behave(call) or web.json_response(completion(call))
         finally:
             self._now -= 1
+
+    def _look_at(self, call: Call) -> web.Response | None:
+        """Take the picture in; None: it is there."""
+        for part in call.body["messages"][0]["content"]:
+            if part["type"] != "image_url":
+                continue
+            name = part.get("uuid")
+            if name is not None and not self.keeps:
+                return web.json_response({"error": {"message": "Unknown parameter: uuid"}}, status=400)
+            if part["image_url"] is not None:
+                self.pictures.append(part["image_url"]["url"])
+                self._kept = [*self._kept, name][-self.keeps :] if name else self._kept
+            elif name not in self._kept:
+                message = "Cache miss for image at index 0 but data is not provided."
+                return web.json_response({"error": {"message": message}}, status=400)
+        return None
 
 
 def _lower(request: web.Request) -> dict[str, str]:
