@@ -14,7 +14,6 @@ from caption_assets.engine.models import model_label
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 
 _MAX_RESTARTS = 1
-_GIVE_UP_SECONDS = 5.0
 _LOOK_SECONDS = 0.1
 _ENGINE_PROCESS = "EngineCore"
 """How vLLM names the processes that it loads models in."""
@@ -135,9 +134,7 @@ class _Loading:
         if mine:
             self._opened.__exit__(None, None, None)
         elif self._thread.is_alive():
-            stopper = threading.Thread(target=self._stop_processes, name="stop loading", daemon=True)
-            stopper.start()
-            stopper.join(_GIVE_UP_SECONDS)
+            threading.Thread(target=self._stop_processes, name="stop loading", daemon=True).start()
 
     def _work(self) -> None:
         try:

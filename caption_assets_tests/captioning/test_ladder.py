@@ -119,7 +119,7 @@ def test_a_picture_too_large_for_the_context_is_shown_smaller(make_config: MakeC
     assert (look.done, look.smaller) == (8, 8)
     for asked in sizes.values():
         pixels, names = zip(*asked)
-        assert [round(each / pixels[0], 1) for each in pixels] == [1.0, 0.5, 0.2]
+        assert [each / pixels[0] for each in pixels] == pytest.approx([1.0, 0.5, 0.25], abs=0.02)
         assert len(set(names)) == 3, "other pixels have another name"
         assert all(name.startswith(names[0]) for name in names)
 
