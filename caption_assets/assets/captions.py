@@ -179,6 +179,7 @@ def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport)
             "completion tokens": look.completion_tokens,
             "seconds": round(look.seconds, 2),
             "model load seconds": round(look.load_seconds, 2),
+            **({"engine restarts": look.restarts} if look.restarts else {}),
             **_cost(look),
             "fingerprint": look.bound.fingerprint,
             "preview": dg.MetadataValue.md(caption_preview(lake, look.shard, look.bound)),

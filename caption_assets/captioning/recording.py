@@ -43,6 +43,8 @@ class ShardRecorder:
     selected: list[BoundPerspective] = field(default_factory=list)
     loaded_before: float = 0.0
     """Seconds that loading the engine had taken when the shard was opened."""
+    restarts_before: int = 0
+    """How often it had died by then."""
 
     @classmethod
     def open(
@@ -133,11 +135,12 @@ class ShardRecorder:
             }
         )
 
-    def seal(self, lake: Lake, load_seconds: float) -> None:
+    def seal(self, lake: Lake, load_seconds: float, restarts: int) -> None:
         """Write the failures and seal the rows, once all of them are durable. What was deleted meanwhile is left out.
 
         Args:
             load_seconds: what the engine's loading has taken by now, whenever that was.
+            restarts: how often it has died by now.
         """
         shard, deleted = self.work.shard, read_tombstones(lake).media_ids
         for each in self.selected:
@@ -150,6 +153,7 @@ class ShardRecorder:
         for look in self.report.looks.values():
             look.ended_at = ended
             look.load_seconds = load_seconds - self.loaded_before
+            look.restarts = restarts - self.restarts_before
 
     def abandon(self, lake: Lake) -> None:
         """Add the failures to those of earlier runs, so that the attempts count, though the shard is not finished."""

@@ -35,6 +35,8 @@ class LookReport:
     """Tokens of all replies, usable or not."""
     prices: Prices | None = None
     """What tokens cost, where that is known."""
+    restarts: int = 0
+    """How often the engine died and was loaded again meanwhile."""
     load_seconds: float = 0.0
     """Of the time between start and end, what loading the model took."""
     started_at: datetime = field(default_factory=tables.now)

@@ -17,7 +17,7 @@ from caption_assets.captioning.work import ShardWork, find_work
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.lazy import DeviceWaited, LazyEngine, OpenEngine
 from caption_assets.engine.loading import open_engine
-from caption_assets.engine.protocol import Engine, EngineFailure
+from caption_assets.engine.protocol import EngineFailure
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.deletion import complete_deletions
@@ -107,7 +107,7 @@ class CaptionRun:
         finally:
             engine.close()
 
-    def _scheduler(self, engine: Engine) -> Scheduler:
+    def _scheduler(self, engine: LazyEngine) -> Scheduler:
         return Scheduler(
             self._lake,
             engine,

@@ -27,7 +27,7 @@ from caption_assets.captioning.report import Progress, ShardReport
 from caption_assets.captioning.rows import Part, PartBuffer, PartWriter
 from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork
 from caption_assets.config import Captions
-from caption_assets.engine.protocol import Engine
+from caption_assets.engine.lazy import LazyEngine
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_picture
@@ -61,7 +61,7 @@ class Scheduler:
     def __init__(
         self,
         lake: Lake,
-        engine: Engine,
+        engine: LazyEngine,
         selected: list[BoundPerspective],
         readable: Mapping[str, Perspective],
         settings: Captions,
@@ -144,7 +144,7 @@ class Scheduler:
     def _open(self, shard: Shard) -> ShardRecorder:
         work = self._find(shard)
         recorder = ShardRecorder.open(self._lake, work, self._selected, self._provenance, reuse=not self._force)
-        recorder.loaded_before = self._engine.load_seconds
+        recorder.loaded_before, recorder.restarts_before = self._engine.load_seconds, self._engine.restarts
         self._unfinished[shard] = recorder
         return recorder
 
@@ -258,8 +258,8 @@ class Scheduler:
     async def _seal(self, recorder: ShardRecorder) -> None:
         """Make a shard's rows durable, seal its files, and report it."""
         await self._write(self._buffer.take(shard=recorder.work.shard))
-        load_seconds = self._engine.load_seconds
-        await asyncio.get_running_loop().run_in_executor(self._disk, recorder.seal, self._lake, load_seconds)
+        loaded, restarts = self._engine.load_seconds, self._engine.restarts
+        await asyncio.get_running_loop().run_in_executor(self._disk, recorder.seal, self._lake, loaded, restarts)
         del self._unfinished[recorder.work.shard]
         self._report(recorder.report)
 

@@ -37,6 +37,8 @@ class LazyEngine:
     max_in_flight = 64
     load_seconds = 0.0
     """What all its loads have taken."""
+    restarts = 0
+    """How often it died and was loaded again."""
 
     def __init__(self, config: PipelineConfig, name: str, open_: OpenEngine, tell: Callable[[str], None]) -> None:
         self._config, self._name, self._open, self._tell = config, name, open_, tell
@@ -44,7 +46,6 @@ class LazyEngine:
         self._lock = asyncio.Lock()
         self._loading: _Loading | None = None
         self._engine: Engine | None = None
-        self.restarts = 0
 
     async def generate(self, request: EngineRequest) -> EngineReply:
         """Answer a request, loading the model first if need be.

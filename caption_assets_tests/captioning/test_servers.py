@@ -143,12 +143,13 @@ async def flood(call: Call) -> web.StreamResponse:
 MISDEEDS = [reset, stall, busy, unavailable, error, html, half, cut, nothing, others, other_model, flood]
 
 
+@pytest.mark.parametrize("keeps", [0, 5], ids=["plain", "keeping"])
 @pytest.mark.parametrize("misdeed", MISDEEDS, ids=lambda misdeed: misdeed.__name__)
 def test_whatever_a_server_does_the_lake_ends_as_undisturbed(
-    make_config: MakeConfig, misdeed: Misdeed, caplog: pytest.LogCaptureFixture
+    make_config: MakeConfig, misdeed: Misdeed, keeps: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with StubServer() as server:
+    with StubServer(keeps=keeps) as server:
         engines = servers(server.url, timeout_seconds=0.5)
         config = make_config(engines=engines, lake="./undisturbed")
         lake = Lake(config.lake)
@@ -171,7 +172,8 @@ def test_whatever_a_server_does_the_lake_ends_as_undisturbed(
     assert not any(KEY.encode() in file.read_bytes() for file in Path(lake.root).rglob("*") if file.is_file())
 
 
-def test_a_server_that_dies_and_returns_costs_nothing(make_config: MakeConfig) -> None:
+@pytest.mark.parametrize("away_seconds", [1.5, pytest.param(30.0, marks=pytest.mark.slow)])
+def test_a_server_that_dies_and_returns_costs_nothing(make_config: MakeConfig, away_seconds: float) -> None:
     server = StubServer(latency=0.02)
     with server:
         engines = servers(server.url)
@@ -197,7 +199,7 @@ def test_a_server_that_dies_and_returns_costs_nothing(make_config: MakeConfig) -
         def die_and_return() -> None:
             assert reached.wait(30)
             server.stop()
-            threading.Event().wait(1.5)  # away for that long
+            threading.Event().wait(away_seconds)
             server.behave = well
             server.start()
 
