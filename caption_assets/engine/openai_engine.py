@@ -32,6 +32,8 @@ _TRIES = 5
 _LATER_TRIES = 30
 _PAUSE_SECONDS = 0.1
 _PICTURE_TOKENS = 1000
+_GREETING_SECONDS = 1.0
+"""How long the first pictures wait to hear which servers keep them."""
 _FREE_MISSES = 4
 
 _log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class OpenAIServers:
             tell,
         )
         self._homes = Homes()
+        self._greeted = asyncio.Event()
         self._answered = self._failed = 0
         self._nonce, self._numbers = uuid.uuid4().hex[:12], count()
         self._own_id = re.compile(rf"{self._nonce}-(\d+)")
@@ -117,13 +120,18 @@ class OpenAIServers:
 
     async def _live(self, session: aiohttp.ClientSession) -> None:
         async with session:  # closed in the loop's own time, whoever cancels this
-            await asyncio.gather(self._pool.watch(), *(self._healthy(each) for each in self._pool.servers))
+            async with asyncio.TaskGroup() as group:
+                greetings = [group.create_task(self._healthy(each)) for each in self._pool.servers]
+                await asyncio.wait(greetings, timeout=_GREETING_SECONDS)
+                self._greeted.set()
+                await self._pool.watch()
             await asyncio.Event().wait()
 
     async def _ask(self, request: EngineRequest, picture: Picture | None) -> EngineReply:
         """Try until there is an answer; the first request about a picture goes before the others where that helps."""
         if request.image_id is None or picture is None:
             return await self._insist(request, picture, Home())
+        await self._greeted.wait()
         home, leads = self._homes.enter(request.image_id)
         if not leads and any(each.keeps_pictures for each in self._pool.servers):
             await home.wait()

@@ -28,7 +28,6 @@ from caption_assets_tests.engine.stub_server import MODEL, Call, StubServer
 from caption_assets_tests.support import bound_of, ingest
 
 MakeConfig = Callable[..., PipelineConfig]
-_STOP_SECONDS = 10.0
 _START_SECONDS = 200.0
 TINY = {"kind": "vllm", "model": "tiny"}
 
@@ -75,15 +74,20 @@ def cancel(run: subprocess.Popen[bytes], home: Path, signal_: signal.Signals = s
         instance.report_run_canceling(record.dagster_run)
     asked = time.monotonic()
     os.kill(run.pid, signal_)
-    run.wait(_STOP_SECONDS + 20)
-    assert time.monotonic() - asked < _STOP_SECONDS, (home / "output").read_text()[-5000:]
-    deadline = asked + _STOP_SECONDS
+    run.wait(_START_SECONDS)
+    deadline = asked + stop_seconds()
+    assert time.monotonic() < deadline, (home / "output").read_text()[-5000:]
     while left := processes_of(run.pid):
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         (record,) = instance.get_run_records()
     assert record.dagster_run.status is dg.DagsterRunStatus.CANCELED, (home / "output").read_text()[-5000:]
+
+
+def stop_seconds() -> float:
+    """Ten seconds, on a machine that has its cores for itself."""
+    return 10.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def processes_of(session: int) -> list[str]:
@@ -158,12 +162,12 @@ def test_a_run_that_loads_its_model(make_config: MakeConfig, tmp_path: Path) -> 
 def test_a_run_on_its_own_model(make_config: MakeConfig, tmp_path: Path, mode: str, executor: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    config, shard = many(make_config, tmp_path / "many", 320, TINY | {"mode": mode})
+    config, shard = many(make_config, tmp_path / "many", 600, TINY | {"mode": mode})
     with started(config, home, shard, CAPTION_ASSETS_EXECUTOR=executor) as run:
         wait_until(lambda: stored(config, shard), run, home)
         kept = stored(config, shard)
         cancel(run, home)
-    assert kept <= stored(config, shard) < 4 * 320
+    assert kept <= stored(config, shard) < 4 * 600
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from caption_assets.engine.lazy import OpenEngine
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.models import TINY_FOLDER
 from caption_assets.engine.openai_check import look_at_servers
+from caption_assets.engine.openai_engine import OpenAIServers
+from caption_assets.engine.protocol import Engine
 from caption_assets.engine.vllm_args import prepare_environment
 from caption_assets.lake.store import Lake
 from caption_assets_tests.support import bound_of, caption, ingest
@@ -89,9 +92,20 @@ def test_vllms_server_captions_a_shard(make_config: MakeConfig, vllm_server: str
     )
     lake = Lake(config.lake)
     shards = ingest(config, lake)[:1]
-    (report,) = caption(config, lake, shards, open_engine)
+    opened: list[OpenAIServers] = []
+
+    @contextmanager
+    def watched(config: PipelineConfig, name: str, waiting: Callable[[], None]) -> Iterator[Engine]:
+        with open_engine(config, name, waiting) as engine:
+            assert isinstance(engine, OpenAIServers)
+            opened.append(engine)
+            yield engine
+
+    (report,) = caption(config, lake, shards, watched)
     assert len(report.looks) == 4
     assert all((look.done, look.failed) == (8, 0) for look in report.looks.values())
+    (server,) = opened[0].servers
+    assert (server.answered, server.named, server.missed) == (32, 16, 0), "each picture was sent once of three times"
     stored = rows.read_rows(lake, bound_of(config)["scene_caption"], shards[0])
     # Batched bfloat16 does not repeat itself to the letter, but a picture that arrived otherwise would say otherwise.
     here = make_config(lake="./here")
