@@ -164,7 +164,7 @@ def _resume(folder: Path, count: int) -> float:
     caption(config, lake, [shard], lent(script))
     started = time.perf_counter()
     bound = bind_perspectives(config)
-    work = find_work(lake, shard, list(bound.values()), bound, force=False)
+    work = find_work(lake, shard, list(bound.values()), bound, force=False, max_attempts=3)
     resumed = time.perf_counter() - started
     assert not work.pictures
     assert work.total == count
