@@ -128,11 +128,12 @@ class OpenAIServers:
             await asyncio.Event().wait()
 
     async def _ask(self, request: EngineRequest, picture: Picture | None) -> EngineReply:
-        """Try until there is an answer; the first request about a picture goes before the others where that helps."""
+        """Try until there is an answer; one request about a picture goes before the others where that helps."""
         if request.image_id is None or picture is None:
             return await self._insist(request, picture, Home())
         await self._greeted.wait()
-        home, leads = self._homes.enter(request.image_id)
+        home = self._homes.of(request.image_id)
+        leads = home.lead()
         if not leads and any(each.keeps_pictures for each in self._pool.servers):
             await home.wait()
         try:
@@ -153,14 +154,15 @@ class OpenAIServers:
                 used = form or self._form(server, request)
                 home.sent(server, how)
                 reply = await self._attempt(server, request, picture.part(how) if picture else b"", used)
+                home.heard(server)
                 server.named += how == "name"
                 return reply
             except ServerFailure as error:
                 if how == "named" or error.remedy != "later":
-                    home.forget(server)
-                if how == "name" and error.failure.kind == "prompt":
-                    self._missed(server, home)
-                    continue  # with the picture
+                    surprising = home.forget(server)
+                    if how == "name" and error.failure.kind == "prompt":
+                        _missed(server, surprising)
+                        continue  # with the picture
                 if error.remedy == "other_limit" and server.limit_field == "max_tokens":
                     server.limit_field = "max_completion_tokens"
                     continue
@@ -259,12 +261,6 @@ class OpenAIServers:
             elif form != server.form:  # a schema of its own kind
                 server.schema_forms[id(request.json_schema)] = form
 
-    def _missed(self, server: Server, home: Home) -> None:
-        """Learn that a server did not know a picture by name: it may keep few, or be several behind one address."""
-        server.missed += home.answered.is_set()
-        if server.missed > _FREE_MISSES + server.named // 4:
-            server.keeps_pictures = False
-
     def _form(self, server: Server, request: EngineRequest) -> Format:
         """How this server is told a schema."""
         if self._section.structured != "auto":
@@ -324,6 +320,13 @@ async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
             return b"".join(chunks)
     response.close()  # the connection goes, too: nobody wants the rest
     raise transient(f"the answer is larger than {_MAX_BODY >> 20} MB")
+
+
+def _missed(server: Server, surprising: bool) -> None:
+    """Learn that a server did not know a picture by name: it may keep few, or be several behind one address."""
+    server.missed += surprising
+    if server.missed > _FREE_MISSES + server.named // 4:
+        server.keeps_pictures = False
 
 
 def _told(error: Exception, timeout_seconds: float) -> str:

@@ -57,10 +57,20 @@ class Home:
 
     def __init__(self) -> None:
         self.server: Server | None = None
-        self.answered = asyncio.Event()
-        """Whether the first request about it has come to its end."""
-        self._posted = asyncio.Event()
+        self._posted, self._settled = asyncio.Event(), asyncio.Event()
         self._kept: dict[Server, int] = {}
+        self._answered: set[Server] = set()
+        self._leading = False
+
+    def lead(self) -> bool:
+        """Whether this request is the one to send the picture; it has to call `settle` then."""
+        kept = self.server is not None and self._kept.get(self.server) == self.server.departures
+        if self._leading or kept:
+            return False
+        self._leading = True
+        self._posted.clear()
+        self._settled.clear()
+        return True
 
     def how(self, server: Server) -> How:
         """How to send the picture there."""
@@ -72,25 +82,34 @@ class Home:
         """The picture is on its way to a server."""
         self.server = server
         if how == "named":
+            self._answered.discard(server)
             self._kept[server] = server.departures
         self._posted.set()
 
-    def forget(self, server: Server) -> None:
-        """A server does not have it after all."""
+    def heard(self, server: Server) -> None:
+        """A server has answered about it."""
+        self._answered.add(server)
+
+    def forget(self, server: Server) -> bool:
+        """A server does not have it after all; returns whether it had answered about it, so that it should."""
         self._kept.pop(server, None)
+        answered = server in self._answered
+        self._answered.discard(server)
+        return answered
 
     def settle(self) -> None:
-        """The first request about it has come to its end."""
+        """The request that sent it has come to its end."""
+        self._leading = False
         self._posted.set()
-        self.answered.set()
+        self._settled.set()
 
     async def wait(self) -> None:
-        """Let the request that sends the picture go first; it is answered, or a second old, when this returns."""
+        """Let the request that sends the picture go first; it is at its end, or a second old, when this returns."""
         await self._posted.wait()
-        if not self.answered.is_set():
+        if not self._settled.is_set():
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
-                    await self.answered.wait()
+                    await self._settled.wait()
             except TimeoutError:
                 pass
 
@@ -101,16 +120,13 @@ class Homes:
     def __init__(self) -> None:
         self._homes: OrderedDict[str, Home] = OrderedDict()
 
-    def enter(self, image_id: str) -> tuple[Home, bool]:
-        """A picture's home, and whether it is a new one."""
-        home = self._homes.get(image_id)
-        if home is not None:
-            self._homes.move_to_end(image_id)
-            return home, False
-        home = self._homes[image_id] = Home()
+    def of(self, image_id: str) -> Home:
+        """A picture's home."""
+        home = self._homes.setdefault(image_id, Home())
+        self._homes.move_to_end(image_id)
         if len(self._homes) > _REMEMBERED:
             self._homes.popitem(last=False)
-        return home, True
+        return home
 
 
 class PictureCache:

@@ -124,7 +124,7 @@ class StubServer:
             call = Call(len(self.calls), json.loads(raw), _lower(request), request, seen)
             self.calls.append(call)
             self.times.append(asyncio.get_running_loop().time())
-            if (refused := self._look_at(call)) is not None:
+            if (refused := await self._look_at(call)) is not None:
                 return refused
             if self.latency:
                 await asyncio.sleep(self.latency)
@@ -132,7 +132,7 @@ class StubServer:
         finally:
             self._now -= 1
 
-    def _look_at(self, call: Call) -> web.Response | None:
+    async def _look_at(self, call: Call) -> web.Response | None:
         """Take the picture in; None: it is there."""
         for part in call.body["messages"][0]["content"]:
             if part["type"] != "image_url":
@@ -142,6 +142,7 @@ class StubServer:
                 return web.json_response({"error": {"message": "Unknown parameter: uuid"}}, status=400)
             if part["image_url"] is not None:
                 self.pictures.append(part["image_url"]["url"])
+                await asyncio.sleep(self.latency if self.keeps else 0)  # it is known once it has been looked at
                 self._kept = [*self._kept, name][-self.keeps :] if name else self._kept
             elif name not in self._kept:
                 message = "Cache miss for image at index 0 but data is not provided."
