@@ -146,7 +146,7 @@ def test_a_crop_that_fails_makes_a_failure_that_keeps_the_others(world: World) -
     for row in world.rows():
         assert [region["species"] for region in row["output"]["regions"]] == ["species 0", "species 1", "species 2"]
         assert row["completion_tokens"] == 3 * 20
-        assert row["attempts"] == 2
+        assert row["attempts"] == 1, "what was the engine's fault does not count"
 
 
 def test_other_boxes_void_what_was_finished(world: World) -> None:
