@@ -87,18 +87,23 @@ def test_what_is_the_engines_fault_costs_a_picture_nothing(make_config: MakeConf
 
 
 def test_a_run_that_stops_early_has_its_attempts_on_record(make_config: MakeConfig) -> None:
-    config, lake, (shard, *_) = prepare(make_config, max_attempts=2, breaker_after=4, max_failure_share=0.1)
-    engine = ScriptedEngine(nonsense)
+    config, lake, shards = prepare(make_config, max_attempts=2, breaker_after=4, max_failure_share=0.1)
+
+    def failed() -> set[str]:
+        return {row["media_id"] for shard in shards for row in read_failures(lake, "scene_count", shard)}
+
     with pytest.raises(BreakerTripped, match="not_json: "):
-        caption(config, lake, [shard], lent(engine), only=ONLY, run_id="first")
-    known = {row["media_id"] for row in read_failures(lake, "scene_count", shard)}
-    assert 4 <= len(known) < 8
+        caption(config, lake, shards, lent(ScriptedEngine(nonsense)), only=ONLY, run_id="first")
+    known = failed()
+    assert 4 <= len(known) < 24
 
     later = ScriptedEngine(good)
-    (report,) = caption(config, lake, [shard], lent(later), only=ONLY, run_id="second")
-    assert len(later.requests) == 8 - len(known)
-    assert (report.looks["scene_count"].done, report.looks["scene_count"].failed) == (8 - len(known), len(known))
-    assert {row["media_id"] for row in read_failures(lake, "scene_count", shard)} == known
+    looks = [
+        report.looks["scene_count"] for report in caption(config, lake, shards, lent(later), only=ONLY, run_id="second")
+    ]
+    assert len(later.requests) == sum(look.done for look in looks) == 24 - len(known)
+    assert sum(look.failed for look in looks) == len(known)
+    assert failed() == known
 
 
 def test_a_picture_too_large_for_the_context_is_shown_smaller(make_config: MakeConfig) -> None:
