@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from caption_assets.lake.store import Lake
+from caption_assets_tests.lake.hand import Hand
 
 
 @pytest.fixture(params=["local", "file", "odd", "memory"])
@@ -31,3 +32,8 @@ def folder_lake(tmp_path: Path) -> Lake:
 @pytest.fixture
 def empty_memory() -> None:
     fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def hand(tmp_path: Path) -> Hand:
+    return Hand(Lake(str(tmp_path / "lake")))
