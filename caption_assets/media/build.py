@@ -28,6 +28,8 @@ from caption_assets.sources.base import FetchError, HasManners, Item, Source, St
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _READ_AHEAD = 8 * _WORKERS
+_FILE_BYTES = 48_000_000
+"""Of files being read and decoded; a bigger one is worked on alone."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ShardBuild:
         self._made: dict[tuple[str, str], _Ready | Row] = {}
         self._created_at = tables.now()
         self._generation = 0
-        self._memory = MemoryGate()
+        self._memory, self._files = MemoryGate(), MemoryGate(_FILE_BYTES)
 
     def any_succeeds(self, pending: Sequence[Item], meter: ProgressMeter) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""
@@ -185,6 +187,10 @@ class ShardBuild:
 
     def _make(self, item: Item, fetched: Future[bytes] | None = None) -> _Ready | Row:
         """Fetch, decode and normalise an item: a picture, or a failure row."""
+        with self._files.hold(item.size):
+            return self._outcome(item, fetched)
+
+    def _outcome(self, item: Item, fetched: Future[bytes] | None) -> _Ready | Row:
         media = self._media
         try:
             if item.size > media.max_file_mb * 1e6:

@@ -14,10 +14,20 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from caption_assets.lake.tables import MediaFailureKind
 from caption_assets.media import formats, jpeg
-from caption_assets.media.color import is_srgb, to_srgb
+from caption_assets.media.color import flatten, is_srgb, to_srgb
 from caption_assets.media.memory import MemoryGate
 from caption_assets.media.metadata import Metadata, read_metadata
-from caption_assets.media.pixels import Pixels, fit, jpeg_pixels, jpeg_scale, rgb_pixels, same_jpeg
+from caption_assets.media.pixels import (
+    Pixels,
+    band_rows,
+    fit,
+    join_bands,
+    jpeg_pixels,
+    jpeg_scale,
+    rgb_pixels,
+    same_jpeg,
+)
+from caption_assets.media.png import BandedPng
 from caption_assets.media.truncated import is_blank, start_grey, truncated_files
 
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
@@ -34,6 +44,9 @@ _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
 """What a decoded image takes of memory, by mode; all other modes: four."""
 _TRANSCODED = {"WEBP": 8, "AVIF": 12, formats.HEIF: 10, formats.JXL: 10}
 """Formats whose decoders hold the picture besides: bytes a pixel, all in all."""
+_WHOLE_PIXELS = 16_000_000
+"""A PNG of more than this is decoded in bands."""
+_BAND_BYTES = 40_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _MESSAGE_LENGTH = 300
 
@@ -157,7 +170,7 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
     if settings.partial and format_name not in _PARTIAL:
         raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
     profile = opened.info.get("icc_profile")
-    with settings.memory.hold(_working_bytes(opened, format_name, settings.target_pixels)):
+    with settings.memory.hold(_working_bytes(opened, data, format_name, settings.target_pixels)):
         pixels = _pixels(opened, data, format_name, settings, profile)
         # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
         orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
@@ -185,12 +198,27 @@ def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Setti
         pixels = jpeg_pixels(data, opened.size, size)
         if pixels is not None:
             return pixels if not profile or is_srgb(profile) else np.asarray(to_srgb(Image.fromarray(pixels), profile))
+    if (big := _big_png(opened, data, format_name)) and not settings.partial:
+        bands = (flatten(band) for band in big.bands(band_rows(opened.size, size)))
+        pixels = join_bands(bands, opened.size, profile, size)
+        opened.info.setdefault("exif", big.exif or b"")  # or the reader would look for it behind the pixels
+        return pixels
     if format_name in _JPEGS:
         opened.draft(None, size)
     if settings.partial:
         start_grey(opened)
     opened.load()
     return rgb_pixels(opened, profile, fit(*opened.size, settings.target_pixels))
+
+
+def _big_png(opened: Image.Image, data: bytes, format_name: str) -> BandedPng | None:
+    """The bands of a PNG that is better not decoded as a whole, where it has any."""
+    if format_name != "PNG" or opened.width * opened.height <= _WHOLE_PIXELS:
+        return None
+    try:
+        return BandedPng(data)
+    except ValueError:
+        return None
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -204,9 +232,11 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _working_bytes(opened: Image.Image, format_name: str, target_pixels: int) -> int:
+def _working_bytes(opened: Image.Image, data: bytes, format_name: str, target_pixels: int) -> int:
     """About what decoding takes of memory at its worst moment."""
     width, height = opened.size
+    if _big_png(opened, data, format_name):
+        return _BAND_BYTES
     if format_name not in _JPEGS:
         return width * height * _TRANSCODED.get(format_name, _BYTES_PER_PIXEL.get(opened.mode, 4))
     scale = jpeg_scale(opened.size, fit(width, height, target_pixels)) / 8

@@ -7,6 +7,7 @@ column of a reduced picture stands for less of the original than the others do.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -86,17 +87,32 @@ def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int])
 
     Only a band of it is converted at a time: as RGB a picture takes up to four times the memory of its palette.
     """
-    factor = max(1, min(image.width // size[0], image.height // size[1]))
-    limits = value_range(image)
-    rows = max(1, _BAND_PIXELS // (image.width * factor)) * factor
-    bands = []
-    for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height))) if rows < image.height else image
-        flat = flatten(band, limits)
-        reduced = flat.reduce(factor) if factor > 1 else flat
-        bands.append(np.asarray(to_srgb(reduced, profile)))
-    pixels = np.concatenate(bands) if len(bands) > 1 else bands[0]
-    return resample(pixels, (image.width / factor, image.height / factor), size)
+    limits, rows = value_range(image), band_rows(image.size, size)
+    tops = range(0, image.height, rows)
+    boxes = ((0, top, image.width, min(top + rows, image.height)) for top in tops)
+    flat = (flatten(image.crop(box) if len(tops) > 1 else image, limits) for box in boxes)
+    return join_bands(flat, image.size, profile, size)
+
+
+def band_rows(full: tuple[int, int], size: tuple[int, int]) -> int:
+    """How many rows of a picture of `full` size to convert at a time when it is shrunk to `size`."""
+    factor = _whole_factor(full, size)
+    return max(1, _BAND_PIXELS // (full[0] * factor)) * factor
+
+
+def join_bands(
+    bands: Iterable[Image.Image], full: tuple[int, int], profile: bytes | None, size: tuple[int, int]
+) -> Pixels:
+    """A picture at `size` from its flat bands, which have `band_rows` rows each but for the last."""
+    factor = _whole_factor(full, size)
+    parts = [np.asarray(to_srgb(band.reduce(factor) if factor > 1 else band, profile)) for band in bands]
+    pixels = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return resample(pixels, (full[0] / factor, full[1] / factor), size)
+
+
+def _whole_factor(full: tuple[int, int], size: tuple[int, int]) -> int:
+    """By how much a picture can be averaged down without falling below `size`."""
+    return max(1, min(full[0] // size[0], full[1] // size[1]))
 
 
 def resample(pixels: Pixels, extent: tuple[float, float], size: tuple[int, int]) -> Pixels:
