@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
+from caption_assets.config_callbacks import Callback
 from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
@@ -24,7 +25,10 @@ from caption_assets.config_datasets import HuggingFaceDataset as HuggingFaceData
 from caption_assets.config_datasets import JsonlDataset as JsonlDataset
 from caption_assets.config_datasets import UrlListDataset as UrlListDataset
 from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
+from caption_assets.config_errors import ConfigError as ConfigError
 from caption_assets.config_errors import UniqueKeyLoader, explain
+from caption_assets.config_secrets import EnvironmentSecret as EnvironmentSecret
+from caption_assets.config_secrets import by_reference
 
 CONFIG_VARIABLE = "CAPTION_ASSETS_CONFIG"
 LAKE_VARIABLE = "CAPTION_ASSETS_LAKE"
@@ -32,13 +36,8 @@ DEMO_CONFIG = Path(__file__).parent / "demo" / "pipeline.yaml"
 TINY_MODEL = "tiny"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,100}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
 _OWN_FIELDS = frozenset({"model", "messages", "response_format", "stream", "n"})
 """Fields of a request that `extra_body` must leave alone."""
-
-
-class ConfigError(Exception):
-    """The pipeline file cannot be used; the message names file, field and remedy."""
 
 
 def check_name(value: str) -> str:
@@ -96,28 +95,6 @@ class VllmEngine(Strict):
     """vLLM's engine arguments, by the names of its `EngineArgs`."""
 
 
-class EnvironmentSecret(Strict):
-    """A secret by reference: the name of the environment variable that holds it."""
-
-    env: str
-
-    @field_validator("env")
-    @classmethod
-    def _is_a_variable(cls, value: str) -> str:
-        if not _VARIABLE.fullmatch(value):  # perhaps the secret itself: it must not be shown
-            raise ValueError("must be the name of an environment variable (letters, digits, '_'), never the key itself")
-        return value
-
-    def read(self, field: str) -> str:
-        """The secret. Raises ConfigError, naming the field and the variable, where the variable is not set."""
-        value = os.environ.get(self.env, "").strip()
-        if not value:
-            raise ConfigError(f"{field}: the environment variable {self.env} is not set; set it to the key")
-        if not (value.isascii() and value.isprintable()):
-            raise ConfigError(f"{field}: the environment variable {self.env} holds no usable key; set it to one line")
-        return value
-
-
 class SentImage(Strict):
     """How pictures travel to servers. What the lake stores in this format is sent as it is, the rest is encoded."""
 
@@ -161,9 +138,7 @@ class OpenAIEngine(Strict):
     @field_validator("api_key", mode="before")
     @classmethod
     def _no_literal_key(cls, value: object) -> object:
-        if value is not None and not isinstance(value, dict | EnvironmentSecret):
-            raise ValueError("a key must not stand in the pipeline file; write {env: NAME} and set that variable")
-        return value
+        return by_reference(value)
 
     @field_validator("servers")
     @classmethod
@@ -221,6 +196,7 @@ class PipelineConfig(Strict):
     near_duplicates: NearDuplicates = NearDuplicates()
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
+    callbacks: list[Callback] = Field(default=[])
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
     @property
@@ -242,6 +218,18 @@ class PipelineConfig(Strict):
             other = alike.setdefault(re.sub(r"[._-]", "_", name), name)
             if other != name:  # sensors cannot have '-' or '.' in their names
                 raise ValueError(f"{other!r} and {name!r} differ in punctuation only; rename one")
+        return value
+
+    @field_validator("callbacks")
+    @classmethod
+    def _callbacks(cls, value: list[Callback], info: ValidationInfo) -> list[Callback]:
+        known = info.data.get("datasets", {})
+        for number, callback in enumerate(value):
+            if unknown := [name for name in callback.datasets if known and name not in known]:
+                names = ", ".join(repr(name) for name in sorted(known))
+                raise ValueError(f"entry {number}: there is no dataset {unknown[0]!r}; the datasets are {names}")
+            if callback.url in {other.url for other in value[:number]}:
+                raise ValueError(f"entry {number}: its url is there twice; join the two entries")
         return value
 
     @field_validator("engines")

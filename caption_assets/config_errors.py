@@ -36,6 +36,10 @@ _REMEDIES = {
 }
 
 
+class ConfigError(Exception):
+    """The pipeline file cannot be used; the message names file, field and remedy."""
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that takes a key given twice for the mistake it is, instead of dropping one of the two."""
 

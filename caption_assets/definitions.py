@@ -20,6 +20,7 @@ from caption_assets.jobs import build_jobs
 from caption_assets.k8s_tags import EXECUTOR_VARIABLE
 from caption_assets.resources import PipelineResource, VllmResource
 from caption_assets.sensors.arrivals import build_arrival_sensors
+from caption_assets.sensors.callbacks import build_callback_sensors
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies, shown once per asset at every load
 
@@ -45,7 +46,7 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             build_catalog_asset(settings),
         ],
         jobs=build_jobs(settings),
-        sensors=build_arrival_sensors(settings),
+        sensors=[*build_arrival_sensors(settings), *build_callback_sensors(settings)],
         executor=_executor(),
         resources={
             "pipeline": PipelineResource(config_file=str(settings.file)),

@@ -233,5 +233,6 @@ def _write_runs(context: dg.AssetExecutionContext, settings: PipelineConfig, lak
         return
     contributor = settings.captions.contributor
     table = tables.table([look.run_row(context.run_id, contributor) for look in looks], tables.RUNS)
-    path = layout.run_file(looks[0].started_at.strftime("%Y-%m-%d"), context.run_id, f"captions-{report.shard.key}")
+    step = f"{context.op_def.name}-{report.shard.key}"  # a run may have an op for each engine
+    path = layout.run_file(looks[0].started_at.strftime("%Y-%m-%d"), context.run_id, step)
     lake.write(path, table_bytes(table))

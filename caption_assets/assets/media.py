@@ -1,5 +1,6 @@
 """`media`: fetches, decodes and normalises a shard's pictures into a segment and its index."""
 
+import json
 import time
 from typing import Any
 
@@ -102,7 +103,7 @@ def _materialize(
         + (f", {report.damaged} damaged" if report.damaged else "")
     )
     _log_check(context, report)
-    if report.new:
+    if report.new or report.failed:
         _write_run(context, lake, settings, report, started_at)
     return dg.AssetMaterialization(
         MEDIA,
@@ -149,6 +150,7 @@ def _write_run(
         "shard": report.shard.key,
         "done": report.new,
         "failed": report.failed,
+        "failure_kinds": json.dumps(report.failure_kinds, sort_keys=True),
         "already_there": report.rows - report.new,
         "seconds": (ended_at - started_at).total_seconds(),
         "contributor": settings.captions.contributor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -72,6 +73,7 @@ class LookReport:
             "model": self.bound.model,
             "done": self.done,
             "failed": self.failed,
+            "failure_kinds": json.dumps(self.failure_kinds, sort_keys=True),
             "reused": self.reused,
             "already_there": self.there,
             "prompt_tokens": self.prompt_tokens,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from yarl import URL
 
 from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.config import LAKE_VARIABLE, ConfigError, OpenAIEngine, PipelineConfig, load_config
@@ -15,8 +16,10 @@ from caption_assets.engine.loading import api_key
 from caption_assets.engine.models import model_revision
 from caption_assets.engine.openai_check import look_at_servers
 from caption_assets.engine.vllm_args import check_args
+from caption_assets.events.webhooks import Keys
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import LibraryError, lint, load_library
+from caption_assets.sources.addresses import BlockedAddressError, check_host
 from caption_assets.sources.kinds import look
 from caption_assets.sources.planner import planned_shards
 
@@ -134,6 +137,26 @@ def _servers(config: PipelineConfig, name: str, engine: OpenAIEngine) -> None:
                 style="yellow",
                 markup=False,
             )
+
+
+def _callbacks(config: PipelineConfig) -> bool:
+    """Tell who is told of outcomes. A secret that is not set here may be set where the daemon runs."""
+    wrong = False
+    for number, callback in enumerate(config.callbacks):
+        field = f"callbacks.{number}"
+        signed = "signed" if callback.secret else "unsigned"
+        events = ", ".join(callback.events) or "all events"
+        datasets = ", ".join(callback.datasets) or "all datasets"
+        _out.print(f"callback {callback.host}: {signed}, {events} of {datasets}", markup=False)
+        try:
+            check_host(URL(callback.url), callback.allow_hosts)
+            Keys.of(callback, field)
+        except BlockedAddressError as error:
+            wrong = True
+            _out.print(f"error: {config.file}: {field}.url: {error}", style="red", markup=False)
+        except ConfigError as error:
+            _out.print(f"warning: {config.file}: {error}", style="yellow", markup=False)
+    return wrong
 
 
 def _lake(config: PipelineConfig) -> bool:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 EMPTY = "dataset=_/empty.parquet"
 CATALOG = "catalog.duckdb"
 CURRENT = "current.json"
+RUNS = "runs"
+OUTBOX = "events/outbox"
+LEASES = "events/leases"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
 NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 TOMBSTONES = "tombstones"
@@ -91,9 +94,24 @@ def failures_file(stage: str, shard: Shard) -> str:
 
 def run_file(day: str, run_id: str, step: str) -> str:
     """What one step of one run did. `day` is YYYY-MM-DD."""
-    return f"runs/{day}/{run_id}-{step}.parquet"
+    return f"{RUNS}/{day}/{run_id}-{step}.parquet"
 
 
 def export_folder(format_name: str, dataset: str) -> str:
     """Where an export of a dataset goes."""
     return f"exports/{format_name}/{dataset}"
+
+
+def outbox_file(number: int) -> str:
+    """A batch of events, in the order in which they were found."""
+    return f"{OUTBOX}/{number:012d}.json"
+
+
+def lease_file(number: int) -> str:
+    """The claim of whoever delivers events; the highest number counts."""
+    return f"{LEASES}/{number:012d}.json"
+
+
+def receiver_file(receiver: str) -> str:
+    """What one receiver of events has, and when it is tried again."""
+    return f"events/receivers/{receiver}.json"

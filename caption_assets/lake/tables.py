@@ -130,6 +130,7 @@ RUNS = pa.schema(
         ("model", pa.string()),
         ("done", pa.int64()),
         ("failed", pa.int64()),
+        ("failure_kinds", pa.string()),  # JSON object: kind → number
         ("reused", pa.int64()),
         ("already_there", pa.int64()),
         ("prompt_tokens", pa.int64()),

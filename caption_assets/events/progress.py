@@ -1,0 +1,106 @@
+"""What one receiver has of the outbox, and when it is tried again: a small file in the lake."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from caption_assets.config_callbacks import Callback
+from caption_assets.events.event import timestamp
+from caption_assets.lake import layout
+from caption_assets.lake.store import Lake
+
+HORIZON = timedelta(days=1)
+"""For how long an event is tried."""
+_FIRST_WAIT = timedelta(seconds=10)
+_LONGEST_WAIT = timedelta(hours=1)
+
+
+@dataclass
+class Retry:
+    """A lane that failed."""
+
+    attempts: int
+    """That failed since the last one that did not."""
+    next_at: datetime
+    problem: str
+
+    @classmethod
+    def after(cls, before: Retry | None, now: datetime, wait: float, last_chance: datetime, problem: str) -> Retry:
+        """The next attempt: twice as late each time, with jitter, no sooner than the receiver asks.
+
+        Args:
+            wait: seconds that the receiver asks for.
+            last_chance: an attempt is made then, should it be due later.
+        """
+        attempts = before.attempts + 1 if before else 1
+        longest = min(_FIRST_WAIT * 2.0 ** min(attempts - 1, 20), _LONGEST_WAIT)
+        next_at = now + max(longest * random.uniform(0.5, 1.0), timedelta(seconds=min(wait, HORIZON.total_seconds())))
+        return cls(attempts, min(next_at, last_chance) if last_chance > now else next_at, problem)
+
+
+@dataclass
+class Progress:
+    """Where a receiver stands."""
+
+    position: int
+    """The first file of the outbox of which it lacks something."""
+    settled: set[str] = field(default_factory=set)
+    """Events of that file and later ones that it has, or that were given up."""
+    retries: dict[str, Retry] = field(default_factory=dict)
+    """By lane, those that failed."""
+    gone_at: datetime | None = None
+    delivered: int = 0
+    given_up: int = 0
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Progress:
+        """Read `document()` back."""
+        return cls(
+            document["position"],
+            set(document["settled"]),
+            {
+                lane: Retry(each["attempts"], datetime.fromisoformat(each["next_at"]), each["problem"])
+                for lane, each in document["retries"].items()
+            },
+            datetime.fromisoformat(document["gone_at"]) if document["gone_at"] else None,
+            document["delivered"],
+            document["given_up"],
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "position": self.position,
+            "settled": sorted(self.settled),
+            "retries": {
+                lane: {"attempts": each.attempts, "next_at": timestamp(each.next_at), "problem": each.problem}
+                for lane, each in sorted(self.retries.items())
+            },
+            "gone_at": timestamp(self.gone_at) if self.gone_at else None,
+            "delivered": self.delivered,
+            "given_up": self.given_up,
+        }
+
+    def save(self, lake: Lake, receiver: str) -> None:
+        """Put it into the lake."""
+        lake.write(layout.receiver_file(receiver), json.dumps(self.document(), indent=1).encode())
+
+
+def load_progress(lake: Lake, receiver: str, next_file: int) -> tuple[Progress, dict[str, Any] | None]:
+    """What the lake knows of a receiver, and how it is stored; a new one gets what comes from `next_file` on."""
+    try:
+        document: dict[str, Any] = json.loads(lake.read(layout.receiver_file(receiver)))
+    except FileNotFoundError:
+        return Progress(next_file), None
+    return Progress.parse(document), document
+
+
+def receiver_of(callback: Callback) -> str:
+    """The name of a receiver's file; its URL, which may hold a key, cannot be read from it."""
+    return hashlib.sha256(callback.url.encode()).hexdigest()[:16]
