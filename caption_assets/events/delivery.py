@@ -44,17 +44,11 @@ def deliver(
     outbox: Outbox,
     clock: Clock,
     *,
-    first: int,
     budget_seconds: float,
     resolver: AbstractResolver | None,
 ) -> list[str]:
-    """Deliver what is due; returns a line a receiver that says what happened.
-
-    Args:
-        first: the file of the outbox from which on a receiver that is new gets events.
-        resolver: what resolves names; default: the system's.
-    """
-    couriers = [_Courier(number, each, lake, clock, first) for number, each in enumerate(config.callbacks)]
+    """Deliver what is due to receivers, who are enrolled; returns a line for each that says what happened."""
+    couriers = [_Courier(number, each, lake, clock) for number, each in enumerate(config.callbacks)]
     behind = min(each.progress.position for each in couriers)
     batches = outbox.batches(behind) if behind <= outbox.number else []
     for each in couriers:
@@ -72,7 +66,7 @@ async def _serve(couriers: Sequence[_Courier], budget_seconds: float, resolver: 
 class _Courier:
     """Serves one receiver, once."""
 
-    def __init__(self, number: int, callback: Callback, lake: Lake, clock: Clock, first: int) -> None:
+    def __init__(self, number: int, callback: Callback, lake: Lake, clock: Clock) -> None:
         field = f"callbacks.{number}"
         self._label, self._callback, self._lake, self._clock = f"{field} ({callback.host})", callback, lake, clock
         self._keys: Keys | None = None
@@ -82,10 +76,11 @@ class _Courier:
         except ConfigError as error:
             self._trouble = f"nothing is sent: {error}"
         self._receiver = receiver_of(callback)
-        self.progress, self._stored = load_progress(lake, self._receiver, first)
+        self.progress = load_progress(lake, self._receiver)
+        self._stored = self.progress.document()
         self._lanes: dict[str, deque[_Pending]] = {}
         self._files: dict[str, int] = {}
-        self._next_file = first
+        self._next_file = self.progress.position
         self._delivered = self._given_up = 0
 
     def take(self, batches: Sequence[Batch], last: int) -> None:
@@ -113,15 +108,15 @@ class _Courier:
         """What happened, in a line."""
         waiting = self._waiting()
         parts = [f"{self._delivered} delivered"] if self._delivered or not waiting else []
-        if waiting:
+        if self.progress.gone_at:
+            parts.append("it answered 410 Gone and gets nothing more; remove it from the pipeline file")
+        elif waiting:
             retries = [self.progress.retries[lane] for lane in self._lanes if lane in self.progress.retries]
             soonest = min(retries, key=lambda retry: retry.next_at, default=None)
             until = f" until {soonest.next_at:%Y-%m-%d %H:%M:%S} UTC: {soonest.problem}" if soonest else ""
             parts.append(f"{len(waiting)} waiting{until}")
         if self._given_up:
             parts.append(f"{self._given_up} given up, for a day was not enough")
-        if self.progress.gone_at:
-            parts.append("it answered 410 Gone and gets nothing more; remove it from the pipeline file")
         if self._trouble:
             parts.append(self._trouble)
         return f"{self._label}: {', '.join(parts)}"
@@ -137,7 +132,7 @@ class _Courier:
                         under_way[asyncio.create_task(self._attempt(session, keys, pending.event))] = pending
                 if not under_way:
                     return
-                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(under_way, timeout=_SAVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     self._record(under_way.pop(task), task.result())
                 if loop.time() - saved_at > _SAVE_SECONDS:

@@ -97,7 +97,7 @@ class Outbox:
         jobs = [each for each in outcomes if not looked.has(each.key)]
         files = self._new_files(now)
         found = self._shard_events([path for _, path in files])
-        if not found and not jobs:
+        if not found and not jobs and self._number:  # the first look is to be remembered whatever it finds
             return 0
         shards = [event for event in found.values() if event and looked.tells_of(event.occurred_at, now)]
         ended = [_after_its_shards(each, shards) for each in jobs if looked.tells_of(each.ended_at, now)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -92,13 +92,21 @@ class Progress:
         lake.write(layout.receiver_file(receiver), json.dumps(self.document(), indent=1).encode())
 
 
-def load_progress(lake: Lake, receiver: str, next_file: int) -> tuple[Progress, dict[str, Any] | None]:
-    """What the lake knows of a receiver, and how it is stored; a new one gets what comes from `next_file` on."""
+def enroll(lake: Lake, callbacks: Sequence[Callback], next_file: int) -> None:
+    """Remember receivers that are new: they get what comes from the outbox's next file on."""
+    for callback in callbacks:
+        path = layout.receiver_file(receiver_of(callback))
+        if not lake.exists(path):
+            lake.create(path, json.dumps(Progress(next_file).document(), indent=1).encode())
+
+
+def load_progress(lake: Lake, receiver: str) -> Progress:
+    """Where an enrolled receiver stands. Raises ValueError for a file that somebody else wrote."""
+    path = layout.receiver_file(receiver)
     try:
-        document: dict[str, Any] = json.loads(lake.read(layout.receiver_file(receiver)))
-    except FileNotFoundError:
-        return Progress(next_file), None
-    return Progress.parse(document), document
+        return Progress.parse(json.loads(lake.read(path)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{lake.url(path)} says nothing of a receiver ({error}); delete it") from None
 
 
 def receiver_of(callback: Callback) -> str:

@@ -12,6 +12,7 @@ from caption_assets.events.jobs import JobOutcome
 from caption_assets.events.lease import lease
 from caption_assets.events.looked import Looked
 from caption_assets.events.outbox import Clock, Outbox
+from caption_assets.events.progress import enroll
 from caption_assets.lake.store import Lake
 
 
@@ -40,7 +41,7 @@ def tell_outcomes(
         if others_until:
             return [f"another process delivers, until {others_until:%H:%M:%S} UTC at most"]
         outbox = Outbox(lake, clock, warn)
-        first = outbox.number + 1
+        enroll(lake, config.callbacks, outbox.number + 1)  # before there is anything that a new one could miss
         found = outbox.collect(config, find_jobs(outbox.looked))
-        told = deliver(config, lake, outbox, clock, first=first, budget_seconds=budget_seconds, resolver=resolver)
+        told = deliver(config, lake, outbox, clock, budget_seconds=budget_seconds, resolver=resolver)
         return [f"{found} new events", *told]

@@ -1,0 +1,432 @@
+"""Delivery: signed, in order per dataset, at least once, tried for a day; one receiver's trouble is its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from caption_assets.events.event import SCHEMA_FILE
+from caption_assets.lake.store import Lake
+from caption_assets_tests.events.receiver import Delivery, Receiver, Status, receiving, slow
+from caption_assets_tests.events.world import World
+from caption_assets_tests.sources.web_server import Names
+
+SECRET, TOKEN = "s3cret-never-shown", "t0ken-never-shown"
+SIGNED = {"secret": {"env": "HOOK_SECRET"}, "token": {"env": "HOOK_TOKEN"}}
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    monkeypatch.setenv("HOOK_TOKEN", TOKEN)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture
+def world(tmp_path: Path, receiver: Receiver) -> World:
+    return World(tmp_path, [receiver.callback(**SIGNED)])
+
+
+def verified(delivery: Delivery, secret: str) -> bool:
+    """As a receiver would, from what the README says."""
+    signed = delivery.headers["X-Caption-Assets-Timestamp"].encode() + b"." + delivery.body
+    algorithm, _, given = delivery.headers["X-Caption-Assets-Signature"].partition("=")
+    made = base64.b16encode(hmac.digest(secret.encode(), signed, algorithm)).decode().lower()
+    return hmac.compare_digest(made, given)
+
+
+def test_what_a_receiver_gets(world: World, receiver: Receiver) -> None:
+    world.done("a-000000", failed=2, failure_kinds='{"gone": 2}', already_there=4)
+    world.done("a-000000", step="captions", cost=0.25)
+    world.ended("run", "job.failed", "a-000000", "a-000001", error="no media for a-000001\nmore of it")
+    told = world.tell()
+    assert told == ["3 new events", f"callbacks.0 (127.0.0.1:{receiver.port}): 3 delivered"]
+    media, captions, job = [each.event for each in receiver.requests]
+    assert media["datasets"] == captions["datasets"] == job["datasets"] == ["a"]
+    assert media["type"] == "shard.media"
+    assert media["occurred_at"] == "2026-03-01T12:00:01.000000Z"
+    counts = {name: media["data"][name] for name in ("planned", "done", "already_there", "failed", "failure_kinds")}
+    assert counts == {"planned": 9, "done": 3, "already_there": 4, "failed": 2, "failure_kinds": {"gone": 2}}
+    assert media["data"]["results"]["index"] == world.lake.url("media/dataset=a/a-000000.parquet")
+    assert captions["type"] == "shard.captions"
+    (look,) = captions["data"]["perspectives"]
+    assert (look["perspective"], look["done"], look["cost"]) == ("scene_count", 3, 0.25)
+    assert job["data"]["partitions"] == {"count": 2, "first": "a-000000", "last": "a-000001"}
+    assert job["data"]["error"] == "no media for a-000001"
+    schema = Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
+    for event in (media, captions, job):
+        schema.validate(event)
+
+
+def test_requests_are_signed_and_name_themselves(world: World, receiver: Receiver) -> None:
+    world.done("a-000000")
+    world.tell()
+    (delivery,) = receiver.requests
+    assert delivery.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert delivery.headers["Content-Type"] == "application/json"
+    assert delivery.headers["X-Caption-Assets-Delivery"] == delivery.event["id"]
+    assert delivery.headers["X-Caption-Assets-Event"] == "shard.media"
+    assert int(delivery.headers["X-Caption-Assets-Timestamp"]) == int(world.now.timestamp())
+    assert verified(delivery, SECRET)
+    assert not verified(delivery, "another")
+    assert not verified(Delivery(delivery.path, delivery.headers, delivery.body + b" "), SECRET)
+
+
+def test_without_a_secret_nothing_is_signed(tmp_path: Path, receiver: Receiver) -> None:
+    world = World(tmp_path, [receiver.callback()])
+    world.done("a-000000")
+    world.tell()
+    assert not {"Authorization", "X-Caption-Assets-Signature"} & receiver.requests[0].headers.keys()
+
+
+def test_nothing_is_told_twice(world: World, receiver: Receiver) -> None:
+    world.done("a-000000")
+    world.ended("run", "job.succeeded", "a-000000")
+    world.tell()
+    assert world.tell() == ["0 new events", f"callbacks.0 (127.0.0.1:{receiver.port}): 0 delivered"]
+    world.pass_(days=8)
+    world.tell()
+    assert receiver.types() == ["shard.media", "job.succeeded"]
+    world.done("a-000000", "another run")
+    world.tell()
+    assert receiver.types() == ["shard.media", "job.succeeded", "shard.media"]
+    assert len({each.event["id"] for each in receiver.requests}) == 3
+
+
+def test_an_event_of_two_datasets_waits_for_both(world: World, receiver: Receiver) -> None:
+    world.done("a-000000")
+    world.ended("run", "job.succeeded", "a-000000", "b-000000")
+    world.done("b-000001", "later")
+    receiver.answer = lambda delivery: 500 if delivery.event["type"] == "job.succeeded" else 204
+    world.tell()
+    assert receiver.types() == ["shard.media", "job.succeeded"], "the shard of b comes after the job that has b"
+    receiver.answer = lambda delivery: 204
+    world.pass_(hours=1)
+    world.tell()
+    assert receiver.types() == ["shard.media", "job.succeeded", "job.succeeded", "shard.media"]
+
+
+def test_a_failing_event_holds_back_its_dataset_at_its_receiver_and_nothing_else(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    world = World(tmp_path, [receiver.callback("/one"), receiver.callback("/two")])
+    for number in range(3):
+        world.done(f"a-{number:06d}")
+        world.done(f"b-{number:06d}")
+
+    def answer(delivery: Delivery) -> Status:
+        return 503 if delivery.path == "/one" and delivery.event["data"]["shard"] == "a-000001" else 204
+
+    receiver.answer = answer
+    told = world.tell()
+    assert sorted(receiver.shards("/two")) == sorted([f"{name}-{n:06d}" for name in "ab" for n in range(3)])
+    assert Counter(receiver.shards("/one")) == Counter(["a-000000", "a-000001", "b-000000", "b-000001", "b-000002"])
+    assert "4 delivered, 2 waiting until 2026-03-01 12:00:" in told[1]
+    assert told[1].endswith("it answers 503")
+    receiver.answer = lambda delivery: 204
+    world.tell()
+    assert "a-000002" not in receiver.shards("/one"), "not before its time"
+    world.pass_(minutes=1)
+    world.tell()
+    in_a = [key for key in receiver.shards("/one") if key.startswith("a")]
+    assert in_a == ["a-000000", "a-000001", "a-000001", "a-000002"]
+
+
+def test_order_holds_over_many_events(world: World, receiver: Receiver) -> None:
+    failures = iter(range(1000))
+    receiver.answer = lambda delivery: 500 if next(failures) % 7 == 3 else 204
+    for number in range(12):
+        world.done(f"a-{number:06d}")
+        world.done(f"b-{number:06d}")
+        world.tell()
+    for _ in range(40):
+        world.pass_(minutes=30)
+        world.tell()
+    for name in "ab":
+        got = [key for key in receiver.shards() if key.startswith(name)]
+        assert list(dict.fromkeys(got)) == [f"{name}-{number:06d}" for number in range(12)]
+        assert got == sorted(got), "an attempt of a later one never comes before the last of an earlier one"
+
+
+@pytest.mark.parametrize("trouble", ["refused", "silent"])
+def test_a_dead_receiver_does_not_keep_another_one_waiting(tmp_path: Path, receiver: Receiver, trouble: str) -> None:
+    dead = "http://127.0.0.1:9/" if trouble == "refused" else receiver.url("/silent")
+    callbacks = [{"url": dead, "allow_hosts": ["127.0.0.1"], "timeout_seconds": 0.5}, receiver.callback("/alive")]
+    world = World(tmp_path, callbacks)
+    receiver.answer = lambda delivery: slow(1.0)(delivery) if delivery.path == "/silent" else 204
+    for number in range(30):
+        world.done(f"a-{number:06d}")
+    started = time.monotonic()
+    told = world.tell()
+    assert time.monotonic() - started < 5
+    assert len(receiver.shards("/alive")) == 30
+    assert "30 waiting until" in told[1]
+    assert ("no connection" if trouble == "refused" else "no answer in 0.5 s") in told[1]
+
+
+def test_a_round_begins_no_request_once_its_time_is_over(tmp_path: Path, receiver: Receiver) -> None:
+    world = World(tmp_path, [receiver.callback()])
+    for number in range(30):
+        world.done(f"a-{number:06d}")
+    receiver.answer = slow(0.1)
+    told = world.tell(budget=0.35)
+    assert 1 <= len(receiver.requests) <= 5
+    assert told[1].endswith(f"{len(receiver.requests)} delivered, {30 - len(receiver.requests)} waiting")
+    receiver.answer = lambda delivery: 204
+    world.tell()
+    assert receiver.shards() == [f"a-{number:06d}" for number in range(30)]
+
+
+def test_an_event_is_tried_for_a_day_with_longer_and_longer_pauses(world: World, receiver: Receiver) -> None:
+    receiver.answer = lambda delivery: 500
+    world.done("a-000000")
+    tried: list[float] = []
+    made = world.now
+    given_up = None
+    while (world.now - made).total_seconds() < 2 * 86_400:
+        before = len(receiver.requests)
+        (line,) = world.tell()[1:]
+        if len(receiver.requests) > before:
+            tried.append((world.now - made).total_seconds())
+        if "given up" in line and given_up is None:
+            given_up = (world.now - made).total_seconds()
+        world.pass_(seconds=30 if len(tried) < 8 else 600)
+    pauses = [later - earlier for earlier, later in pairwise(tried)]
+    assert given_up == tried[-1]
+    assert 86_400 <= given_up < 86_400 + 1200
+    assert len({each.event["id"] for each in receiver.requests}) == 1
+    assert 25 < len(tried) < 70
+    assert pauses[0] <= 60
+    assert max(pauses) <= 3600 + 600
+    receiver.answer = lambda delivery: 204
+    world.done("a-000001")
+    world.pass_(hours=1)
+    world.tell()
+    assert receiver.shards()[-1] == "a-000001", "life goes on"
+
+
+def test_a_receiver_away_for_days_gets_those_of_its_last_day(world: World, receiver: Receiver) -> None:
+    receiver.answer = lambda delivery: 500
+    for number in range(72):
+        world.done(f"a-{number:06d}")
+        world.tell()
+        world.pass_(hours=1)
+    files = world.lake.list("events/outbox")
+    assert len(files) < 60, "the outbox does not grow without end"
+    receiver.answer = lambda delivery: 204
+    receiver.requests.clear()
+    world.pass_(hours=1)
+    world.tell()
+    assert receiver.shards()[-24:] == [f"a-{number:06d}" for number in range(48, 72)]
+    assert len(receiver.shards()) <= 27
+
+
+def test_retry_after_is_honoured(world: World, receiver: Receiver) -> None:
+    receiver.answer = lambda delivery: (429, {"Retry-After": "1800"})
+    world.done("a-000000")
+    world.tell()
+    receiver.answer = lambda delivery: 204
+    world.pass_(minutes=29)
+    world.tell()
+    assert len(receiver.requests) == 1
+    world.pass_(minutes=2)
+    world.tell()
+    assert len(receiver.requests) == 2
+
+
+def test_a_receiver_that_is_gone_is_left_alone(world: World, receiver: Receiver) -> None:
+    receiver.answer = lambda delivery: 410
+    world.done("a-000000")
+    assert "410 Gone and gets nothing more" in world.tell()[1]
+    receiver.answer = lambda delivery: 204
+    world.done("a-000001")
+    world.pass_(days=2)
+    assert "410 Gone and gets nothing more" in world.tell()[1]
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(world: World, receiver: Receiver, status: int) -> None:
+    receiver.answer = lambda delivery: (status, {"Location": receiver.url("/elsewhere")})
+    world.done("a-000000")
+    assert f"it answers {status}, and redirects are not followed" in world.tell()[1]
+    assert receiver.at("/elsewhere") == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "[::1]", "hooks.test"])
+def test_private_addresses_are_refused(tmp_path: Path, receiver: Receiver, host: str) -> None:
+    world = World(tmp_path, [{"url": f"http://{host}:{receiver.port}/hook"}])
+    world.done("a-000000")
+    names = Names(hooks_test="127.0.0.1") if host == "hooks.test" else None
+    (line,) = world.tell(resolver=names)[1:]
+    assert "1 waiting" in line
+    assert "allow_hosts" in line
+    assert receiver.requests == []
+    world.callbacks([{"url": f"http://{host}:{receiver.port}/hook", "allow_hosts": [host.strip("[]")]}])
+    world.pass_(minutes=1)
+    if host in ("127.0.0.1", "hooks.test"):
+        world.tell(resolver=names)
+        assert len(receiver.requests) == 1
+
+
+def test_a_receiver_hears_of_its_datasets_and_its_events_only(tmp_path: Path, receiver: Receiver) -> None:
+    world = World(
+        tmp_path,
+        [receiver.callback("/a", datasets=["a"]), receiver.callback("/jobs", events=["job.failed", "job.cancelled"])],
+    )
+    world.done("a-000000")
+    world.done("b-000000")
+    world.ended("one", "job.succeeded", "a-000000", "b-000000")
+    world.ended("two", "job.cancelled")
+    world.ended("three", "job.failed", "b-000000")
+    world.tell()
+    assert receiver.types("/a") == ["shard.media", "job.succeeded"]
+    assert sorted(receiver.types("/jobs")) == ["job.cancelled", "job.failed"]
+
+
+def test_a_new_receiver_hears_what_comes_and_the_first_one_the_last_day(tmp_path: Path, receiver: Receiver) -> None:
+    world = World(tmp_path, [receiver.callback("/first")])
+    world.done("a-000000")
+    world.pass_(days=2)
+    world.done("a-000001")
+    world.tell()
+    assert receiver.shards("/first") == ["a-000001"]
+    world.callbacks([receiver.callback("/first"), receiver.callback("/second")])
+    world.done("a-000002")
+    world.tell()
+    assert receiver.shards("/first") == ["a-000001", "a-000002"]
+    assert receiver.shards("/second") == ["a-000002"]
+
+
+def test_a_daemon_that_was_away_for_days_tells_all(world: World, receiver: Receiver) -> None:
+    world.tell()
+    world.done("a-000000")
+    world.pass_(days=3)
+    world.done("a-000001")
+    world.ended("run", "job.succeeded", "a-000001")
+    world.pass_(days=2)
+    world.tell()
+    assert receiver.shards() == ["a-000000", "a-000001"]
+    assert receiver.types()[-1] == "job.succeeded"
+
+
+def test_a_secret_that_is_not_set_is_named_and_nothing_is_lost(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOOK_SECRET")
+    world.done("a-000000")
+    assert "1 waiting, nothing is sent: callbacks.0.secret: the environment variable HOOK_SECRET" in world.tell()[1]
+    assert receiver.requests == []
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    world.tell()
+    assert receiver.shards() == ["a-000000"]
+
+
+def test_keys_and_the_path_of_a_url_stand_nowhere(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    world = World(tmp_path, [receiver.callback("/path-never-shown?key=query-never-shown", **SIGNED)])
+    world.done("a-000000")
+    lines = []
+    for answer in (500, (302, {"Location": receiver.url("/path-never-shown")}), 204):
+        receiver.answer = lambda delivery, answer=answer: answer  # type: ignore[misc]
+        lines += world.tell()
+        world.pass_(minutes=5)
+    assert len(receiver.requests) == 3
+    assert "never-shown" not in "\n".join([*lines, *world.warnings, world.stored(), caplog.text])
+
+
+def test_files_that_everybody_has_are_deleted(world: World, receiver: Receiver) -> None:
+    for number in range(5):
+        world.done(f"a-{number:06d}")
+        world.tell()
+    assert len(world.lake.list("events/outbox")) == 1, "the last one says what was looked at"
+    assert len(world.lake.list("events/leases")) == 1
+
+
+def test_a_file_that_is_no_table_is_named_and_stops_nothing(world: World, receiver: Receiver) -> None:
+    world.lake.write("runs/2026-03-01/broken.parquet", b"no Parquet")
+    world.done("a-000000")
+    world.tell()
+    world.tell()
+    assert receiver.shards() == ["a-000000"]
+    (warning,) = world.warnings
+    assert "runs/2026-03-01/broken.parquet is no file of the runs table" in warning
+
+
+_PROGRAM = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+from caption_assets_tests.events.world import World
+world = World(Path(sys.argv[1]), [{"url": sys.argv[2], "allow_hosts": ["127.0.0.1"]}])
+world.now += timedelta(minutes=1)
+world.tell()
+"""
+
+
+def test_a_process_killed_between_request_and_its_record_delivers_again(tmp_path: Path, receiver: Receiver) -> None:
+    world = World(tmp_path, [receiver.callback()])
+    for number in range(5):
+        world.done(f"a-{number:06d}")
+    process: list[subprocess.Popen[bytes]] = []
+    there = threading.Event()
+
+    def kill(delivery: Delivery) -> Status:
+        there.wait(60)
+        if delivery.event["data"]["shard"] == "a-000002":
+            os.kill(process[0].pid, signal.SIGKILL)
+            process[0].wait(30)
+        return 204
+
+    receiver.answer = kill
+    process.append(subprocess.Popen([sys.executable, "-c", _PROGRAM, str(tmp_path), receiver.url()]))
+    there.set()
+    assert process[0].wait(90) == -signal.SIGKILL
+    assert receiver.shards() == ["a-000000", "a-000001", "a-000002"]
+    receiver.answer = lambda delivery: 204
+    world.pass_(minutes=1)
+    assert "another process delivers" in world.tell()[0], "for a while it might be alive"
+    world.pass_(minutes=2)
+    world.tell()
+    after = receiver.shards()[3:]
+    assert after[after.index("a-000002") :] == ["a-000002", "a-000003", "a-000004"]
+    ids = {each.event["data"]["shard"]: each.event["id"] for each in receiver.requests}
+    assert len(set(ids.values())) == 5
+    assert all(ids[each.event["data"]["shard"]] == each.event["id"] for each in receiver.requests)
+    bodies = {each.body for each in receiver.requests}
+    assert len(bodies) == 5, "what comes again is the same, byte for byte"
+
+
+def test_ids_do_not_depend_on_who_finds_the_events(tmp_path: Path, receiver: Receiver) -> None:
+    world = World(tmp_path, [receiver.callback()])
+    world.done("a-000000")
+    world.ended("run", "job.succeeded", "a-000000")
+    world.tell()
+    Lake(world.config.lake).remove_folder("events")
+    world.tell()
+    first, second = receiver.requests[:2], receiver.requests[2:]
+    assert [each.body for each in first] == [each.body for each in second]
+    assert hashlib.sha256(first[0].body).digest() != hashlib.sha256(first[1].body).digest()
