@@ -15,6 +15,7 @@ from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.media.shard import MediaReport, build_media
+from caption_assets.media.stored import read_failures
 from caption_assets.partitions import between_datasets_and_shards, shards_partitions
 from caption_assets.resources import PipelineResource
 from caption_assets.sources.planner import open_source
@@ -103,7 +104,7 @@ def _materialize(
         + (f", {report.damaged} damaged" if report.damaged else "")
     )
     _log_check(context, report)
-    if report.new or report.failed:
+    if report.new or _failed_now(context, lake, report):
         _write_run(context, lake, settings, report, started_at)
     return dg.AssetMaterialization(
         MEDIA,
@@ -136,6 +137,13 @@ def _log_check(context: dg.AssetExecutionContext, report: MediaReport) -> None:
             metadata={"planned": report.planned, "pictures": report.rows, "failed": report.failed, "lost": lost},
             partition=report.shard.key,
         )
+    )
+
+
+def _failed_now(context: dg.AssetExecutionContext, lake: Lake, report: MediaReport) -> bool:
+    """Whether something failed in this run, rather than once and for good."""
+    return bool(report.failed) and any(
+        row["run_id"] == context.run_id for row in read_failures(lake, "media", report.shard)
     )
 
 

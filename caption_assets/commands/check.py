@@ -50,7 +50,7 @@ def check_pipeline() -> int:
     """Check what the pipeline file names; returns the exit code."""
     config = load_config()
     _out.print(f"pipeline file {config.file}: ok", markup=False)
-    failures = sum([_section(part, config) for part in (_lake, _datasets, _perspectives, _engines)])
+    failures = sum([_section(part, config) for part in (_lake, _datasets, _perspectives, _engines, _callbacks)])
     _out.print(
         "all good" if not failures else f"sections with errors: {failures}", style="red" if failures else "green"
     )

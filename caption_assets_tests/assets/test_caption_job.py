@@ -302,3 +302,6 @@ def test_a_perspective_of_a_second_engine_runs_after_what_it_reads(tmp_path: Pat
     event = outcome.of("captions/scene_count", SHARD_KEYS[0])
     assert event.metadata["new"] == 2
     assert event.tags["dagster/code_version"] == bound_of(config)["scene_count"].fingerprint
+    with open_views(config) as views:
+        rows = views.execute("SELECT perspective FROM runs WHERE step = 'captions' AND shard = ?", [SHARD_KEYS[0]])
+        assert {name for (name,) in rows.fetchall()} == set(PERSPECTIVES), "neither op's rows replace the other's"

@@ -269,3 +269,27 @@ def test_what_is_wrong_with_a_dataset_is_told_by_field(checked: Checked) -> None
     ]:
         assert f"error: {checked.file}: {line}" in result.output
     assert "dataset demo: folder" in result.output
+
+
+def test_callbacks_are_listed_without_their_keys(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_SECRET", "never-shown")
+    monkeypatch.delenv("HOOK_TOKEN", raising=False)
+    checked.document["callbacks"] = [
+        {"url": "https://a.example/never-shown", "secret": {"env": "HOOK_SECRET"}, "events": ["job.failed"]},
+        {"url": "https://b.example:8443/", "token": {"env": "HOOK_TOKEN"}, "datasets": ["demo"]},
+    ]
+    result = checked.run()
+    assert result.exit_code == 0, result.output
+    assert "callback a.example: signed, job.failed of all datasets" in result.output
+    assert "callback b.example:8443: unsigned, all events of demo" in result.output
+    assert "callbacks.1.token: the environment variable HOOK_TOKEN is not set" in result.output
+    assert "never-shown" not in result.output
+
+
+def test_a_callback_to_a_private_address_is_an_error_unless_it_is_allowed(checked: Checked) -> None:
+    checked.document["callbacks"] = [{"url": "http://127.0.0.1:9/hook"}]
+    result = checked.run()
+    assert result.exit_code == 1
+    assert "callbacks.0.url: 127.0.0.1 is not an address of the public internet; allow_hosts" in result.output
+    checked.document["callbacks"][0]["allow_hosts"] = ["127.0.0.1"]
+    assert checked.run().exit_code == 0

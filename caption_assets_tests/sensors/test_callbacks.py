@@ -143,6 +143,20 @@ def test_failures_are_told_by_kind_and_do_not_keep_a_dataset_open(
     assert (completed["data"]["pictures"], completed["data"]["media_failures"]) == (3, 1)
 
 
+def test_a_shard_of_which_nothing_can_be_decoded_is_told_and_done(
+    tmp_path: Path, pictures: Path, receiver: Receiver
+) -> None:
+    told = Told(tmp_path, pictures, receiver)
+    for file in (tmp_path / "demo").iterdir():
+        file.write_bytes(b"no picture")
+    told.pipeline.ingest()
+    told.pipeline.caption(*SHARDS)
+    told.tick()
+    assert [event["data"]["failed"] for event in told.events("shard.media")] == [2, 2]
+    (completed,) = told.events("dataset.completed")
+    assert (completed["data"]["pictures"], completed["data"]["media_failures"]) == (0, 4)
+
+
 def test_a_job_that_fails_says_why_in_a_line(told: Told) -> None:
     told.pipeline.ingest()
     outcome = told.pipeline.run("caption_job", SHARDS[0], select=["captions/scene_count"])
