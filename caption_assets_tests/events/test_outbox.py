@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
 import s3fs
 
 from caption_assets.events.lease import LEASE, lease
 from caption_assets.events.outbox import Outbox
-from caption_assets_tests.events.receiver import Receiver, receiving
+from caption_assets_tests.events.receiver import Receiver
 from caption_assets_tests.events.world import World
 from caption_assets_tests.sources.servers import s3_server
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as running:
-        yield running
 
 
 def outbox(world: World) -> Outbox:
@@ -96,9 +88,4 @@ def test_on_a_bucket(tmp_path: Path, receiver: Receiver) -> None:
         assert receiver.types() == ["shard.media", "shard.media", "shard.captions"]
         rows = receiver.requests[-1].event["data"]["perspectives"][0]["results"]["rows"]
         assert rows.startswith("s3://captions/lake/captions/perspective=scene_count/")
-        assert first_numbers(world) == 1
-
-
-def first_numbers(world: World) -> int:
-    """Files of the outbox."""
-    return len(world.lake.list("events/outbox"))
+        assert len(world.lake.list("events/outbox")) == 1

@@ -18,6 +18,8 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets_tests.assets.running import write_config
 
+SECRET, TOKEN = "s3cret-never-shown", "t0ken-never-shown"
+SIGNED = {"secret": {"env": "HOOK_SECRET"}, "token": {"env": "HOOK_TOKEN"}}
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
