@@ -157,6 +157,20 @@ def test_a_shard_of_which_nothing_can_be_decoded_is_told_and_done(
     assert (completed["data"]["pictures"], completed["data"]["media_failures"]) == (0, 4)
 
 
+def test_a_dataset_that_cannot_be_judged_is_judged_later_and_stops_nothing(told: Told) -> None:
+    told.pipeline.ingest()
+    told.pipeline.caption(*SHARDS)
+    index = Path(told.pipeline.config.lake) / "media" / "dataset=demo" / f"{SHARDS[0]}.parquet"
+    whole = index.read_bytes()
+    index.write_bytes(b"no Parquet")
+    told.tick()
+    assert len(told.events("shard.captions")) == 2
+    assert told.events("dataset.completed") == []
+    index.write_bytes(whole)
+    assert "1 new events" in told.tick()
+    assert len(told.events("dataset.completed")) == 1
+
+
 def test_a_job_that_fails_says_why_in_a_line(told: Told) -> None:
     told.pipeline.ingest()
     outcome = told.pipeline.run("caption_job", SHARDS[0], select=["captions/scene_count"])
