@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from caption_assets.engine import rendering
+from caption_assets.engine import orphans, rendering
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 from caption_assets.engine.vllm_in_process import rejection
 
@@ -26,10 +26,12 @@ class AsyncEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self._dead = EngineDeadError
+        orphans.bind_engines()
         started = time.perf_counter()
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
+            orphans.unbind_engines()
             raise EngineFailure(
                 "engine", f"the model could not be loaded: {error}", retryable=True, fatal=True
             ) from error
@@ -65,3 +67,4 @@ class AsyncEngine:
     def close(self) -> None:
         """Stop the engine's process."""
         self._engine.shutdown()
+        orphans.unbind_engines()

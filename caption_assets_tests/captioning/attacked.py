@@ -1,0 +1,40 @@
+"""What the attack tests attack: the whole path at domain level, in a process of its own.
+
+Started as a module it takes a pipeline file and a run id.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from multiprocessing.synchronize import Event
+
+from caption_assets.captioning import rows
+from caption_assets.captioning.catalog import refresh
+from caption_assets.config import load_config
+from caption_assets.engine import openai_engine as openai_engine  # loaded before the fork
+from caption_assets.engine.loading import open_engine
+from caption_assets.lake.store import Lake
+from caption_assets_tests.support import caption, ingest
+
+
+def whole_path(pipeline: str, run_id: str, flush_rows: int = rows.FLUSH_ROWS) -> None:
+    """Plan, make media, caption and refresh the catalog, for all shards of the dataset `demo`."""
+    rows.FLUSH_ROWS = flush_rows
+    config = load_config(pipeline)
+    lake = Lake(config.lake)
+    lake.remove_strays()
+    shards = ingest(config, lake)
+    caption(config, lake, shards, open_engine, run_id=run_id)
+    refresh(config, lake)
+
+
+def forked(pipeline: str, run_id: str, flush_rows: int, started: Event) -> None:
+    """The whole path in a process group of its own."""
+    os.setsid()
+    started.set()
+    whole_path(pipeline, run_id, flush_rows)
+
+
+if __name__ == "__main__":
+    whole_path(*sys.argv[1:3])

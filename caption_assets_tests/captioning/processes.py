@@ -1,0 +1,68 @@
+"""Runs of the whole path in processes of their own, forked from one that has everything imported."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from typing import Any
+
+from caption_assets.config import PipelineConfig
+from caption_assets_tests.captioning.attacked import forked
+from caption_assets_tests.engine.stub_server import MODEL, StubServer
+
+_DEADLINE_SECONDS = 240.0
+_FLUSH_ROWS = 3
+"""Parts so small that kills fall between them."""
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pytest", forked.__module__])
+
+
+def engines(server: StubServer) -> dict[str, Any]:
+    """The engines of a pipeline file over the stub."""
+    return {"default": {"kind": "openai", "model": MODEL, "servers": [server.url], "max_in_flight": 8}}
+
+
+class Runs:
+    """Runs over one pipeline file, each in a process of its own, some of them killed."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self._config = config
+        self._processes: list[Any] = []
+
+    def __enter__(self) -> Runs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+
+    def start(self) -> Any:
+        """A run that has just begun."""
+        started = FORKS.Event()
+        arguments = str(self._config.file), f"run{len(self._processes)}", _FLUSH_ROWS, started
+        process = FORKS.Process(target=forked, args=arguments)
+        process.start()
+        self._processes.append(process)
+        assert started.wait(_DEADLINE_SECONDS)
+        return process
+
+    def finish(self) -> float:
+        """Run to the end; returns seconds."""
+        process = self.start()
+        began = time.monotonic()
+        process.join(_DEADLINE_SECONDS)
+        assert process.exitcode == 0
+        return time.monotonic() - began
+
+    def kill(self, after: float) -> bool:
+        """Run, and kill all of its processes so many seconds later; False when it had ended before."""
+        process = self.start()
+        process.join(after)
+        if process.exitcode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        return bool(process.exitcode)

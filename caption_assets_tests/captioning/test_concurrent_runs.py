@@ -1,0 +1,50 @@
+"""Two runs at once on the same shards, with no lock between them: no row lost, and one row each in the views."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from caption_assets.config import PipelineConfig
+from caption_assets.lake.store import Lake
+from caption_assets_tests import invariants
+from caption_assets_tests.captioning.processes import Runs, engines
+from caption_assets_tests.engine.stub_server import StubServer
+
+MakeConfig = Callable[..., PipelineConfig]
+
+
+@pytest.fixture
+def stub() -> Iterator[StubServer]:
+    with StubServer(latency=0.01) as server:
+        yield server
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_at_once_leave_what_one_run_leaves(make_config: MakeConfig, stub: StubServer, seed: int) -> None:
+    chance = random.Random(seed)
+    config = make_config(engines=engines(stub), lake="./undisturbed")
+    with Runs(config) as runs:
+        span = runs.finish()
+    undisturbed = invariants.contents(config, Lake(config.lake))
+
+    config = make_config(engines=engines(stub))
+    lake = Lake(config.lake)
+    with Runs(config) as runs:
+        first = runs.start()
+        first.join(chance.uniform(0, span / 2))  # the second finds anything from nothing to half of the work
+        together = [first, runs.start(), runs.start()]
+        for process in together:
+            process.join(60)
+        assert [process.exitcode for process in together] == [0, 0, 0]
+        assert invariants.contents(config, lake) == undisturbed
+        invariants.hold(config, lake)
+        invariants.complete(config, lake)
+        invariants.tidy(lake, sealed=False)
+        calls = len(stub.calls)
+        runs.finish()
+    assert len(stub.calls) == calls, "a finished shard is a no-op"
+    assert invariants.contents(config, lake) == undisturbed
+    invariants.tidy(lake)
