@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, shards_of
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure, shards_of
 from caption_assets.assets.media import COMPLETE, MEDIA
 from caption_assets.assets.preview import caption_preview
 from caption_assets.captioning import rows
@@ -24,7 +24,7 @@ from caption_assets.engine.protocol import EngineFailure
 from caption_assets.k8s_tags import gpu_op_tags
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import promote
-from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.store import Lake, LakeFull, table_bytes
 from caption_assets.partitions import shards_partitions, within_shard
 from caption_assets.resources import PipelineResource, VllmResource
 
@@ -102,9 +102,10 @@ def _build_group(name: str, group: Sequence[BoundPerspective], kind: str, awaite
         settings, lake = pipeline.config(), pipeline.lake()
         bound = bind_perspectives(settings)
         selected = [bound[each.name] for each in group if caption_key(each.name) in context.selected_asset_keys]
-        lake.remove_strays()
-        record_forms(lake, selected)
-        promote(lake, {each.name: each.fingerprint for each in selected})
+        with plain_failure():
+            lake.remove_strays()
+            record_forms(lake, selected)
+            promote(lake, {each.name: each.fingerprint for each in selected})
         shards = {shard: lake.exists(layout.media_index(shard)) for shard in shards_of(context)}
         ready = [shard for shard, has_media in shards.items() if has_media]
         run = vllm.caption(
@@ -129,12 +130,13 @@ def _drive(
             for look in report.looks.values():
                 yield _materialization(context.instance, lake, look)
                 _log_check(context, look)
-    except (BreakerTripped, MediaMissing) as error:
+    except (BreakerTripped, MediaMissing, LakeFull) as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     except EngineFailure as error:
         raise dg.Failure(str(error), allow_retries=error.retryable) from None
     finally:
-        refresh(settings, lake)
+        with plain_failure():
+            refresh(settings, lake)
 
 
 def _price(settings: PipelineConfig, report: ShardReport) -> None:

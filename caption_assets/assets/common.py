@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import dagster as dg
 
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.store import LakeFull
 
 Events = Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]
 
@@ -43,6 +45,15 @@ def events_at_end(
         context.add_asset_metadata(each.metadata, asset_key=each.asset_key, partition_key=each.partition)
     for key in keys:
         yield dg.MaterializeResult(asset_key=key)
+
+
+@contextmanager
+def plain_failure() -> Iterator[None]:
+    """Fail with the message alone where a person has to make room."""
+    try:
+        yield
+    except LakeFull as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
 
 
 def failure(what: str, reasons: dict[str, str]) -> dg.Failure:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure
 from caption_assets.captioning.catalog import refresh
 from caption_assets.config import PipelineConfig
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.store import Lake
+from caption_assets.lake.store import Lake, LakeFull
 from caption_assets.partitions import datasets_partitions, register
 from caption_assets.resources import PipelineResource
 from caption_assets.sources.planner import open_source, plan_dataset
@@ -34,6 +34,8 @@ def build_datasets_asset(config: PipelineConfig) -> dg.AssetsDefinition:
         for name in context.partition_keys:
             try:
                 made.append(_plan(context, settings, lake, name))
+            except LakeFull as error:
+                failed[name] = str(error)
             except OSError as error:
                 failed[name] = f"the source cannot be read: {error}"
             except Exception as error:  # one dataset's bad file must not keep the others waiting
@@ -41,10 +43,11 @@ def build_datasets_asset(config: PipelineConfig) -> dg.AssetsDefinition:
                 failed[name] = f"{type(error).__name__}: {error}"
         yield from events_at_end(context, [DATASETS], made, all_made=not failed)
         try:
-            refresh(settings, lake)
+            with plain_failure():
+                refresh(settings, lake)
         finally:
             if failed:
-                raise failure("no plan", failed)
+                raise failure("no plan", failed) from None
 
     return datasets
 

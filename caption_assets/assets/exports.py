@@ -3,7 +3,7 @@
 import dagster as dg
 
 from caption_assets.assets.captions import caption_key
-from caption_assets.assets.common import BACKFILL
+from caption_assets.assets.common import BACKFILL, plain_failure
 from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.config import PipelineConfig
 from caption_assets.exports.formats import FORMATS, Format, export_dataset
@@ -34,9 +34,10 @@ def _build(config: PipelineConfig, format_: Format) -> dg.AssetsDefinition:
     def export(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
         settings, lake = pipeline.config(), pipeline.lake()
         for dataset in context.partition_keys:
-            exported = export_dataset(
-                lake, dataset, planned_shards(lake, dataset), bind_perspectives(settings), format_
-            )
+            with plain_failure():
+                exported = export_dataset(
+                    lake, dataset, planned_shards(lake, dataset), bind_perspectives(settings), format_
+                )
             context.log.info(f"{dataset}: {exported.samples} samples in {len(exported.files)} files")
             context.add_asset_metadata(
                 {"samples": exported.samples, "files": len(exported.files), "location": exported.location},

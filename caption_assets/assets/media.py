@@ -6,14 +6,14 @@ from typing import Any
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, shards_of
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure, shards_of
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.preview import media_preview
 from caption_assets.captioning.catalog import refresh
 from caption_assets.config import ConfigError, PipelineConfig
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.store import Lake, LakeFull, table_bytes
 from caption_assets.media.shard import MediaReport, build_media
 from caption_assets.media.stored import read_failures
 from caption_assets.partitions import between_datasets_and_shards, shards_partitions
@@ -63,15 +63,19 @@ def build_media_asset() -> dg.AssetsDefinition:
                 made.append(_materialize(context, settings, lake, shard, config))
             except ConfigError as error:
                 failed[shard.key] = str(error)
+            except LakeFull as error:
+                failed[shard.key] = str(error)
+                break  # the next shard would find no room either
             except Exception as error:  # one shard's bad file must not keep the others waiting
                 context.log.error(f"{shard.key}: {error}", exc_info=True)
                 failed[shard.key] = f"{type(error).__name__}: {error}"
         yield from events_at_end(context, [MEDIA], made, all_made=not failed)
         try:
-            refresh(settings, lake)
+            with plain_failure():
+                refresh(settings, lake)
         finally:
             if failed:
-                raise failure("no media", failed)
+                raise failure("no media", failed) from None
 
     return media
 

@@ -61,7 +61,7 @@ class CaptionRun:
         """Reports in the order in which shards finish.
 
         Raises:
-            BreakerTripped, EngineFailure, MediaMissing: as the scheduler does, after what succeeded is durable.
+            BreakerTripped, EngineFailure, MediaMissing, LakeFull: as the scheduler does; what succeeded is durable.
         """
         self._thread.start()
         try:

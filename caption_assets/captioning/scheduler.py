@@ -96,6 +96,7 @@ class Scheduler:
             BreakerTripped: too many failures.
             EngineFailure: the engine is gone (fatal).
             MediaMissing: a shard has no media.
+            LakeFull: there is no room for the rows.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -111,9 +112,11 @@ class Scheduler:
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         finally:
-            self._disk.submit(self._keep).result()
-            self._decoders.shutdown(wait=False, cancel_futures=True)
-            self._disk.shutdown(wait=True)
+            try:
+                self._disk.submit(self._keep).result()
+            finally:
+                self._decoders.shutdown(wait=False, cancel_futures=True)
+                self._disk.shutdown(wait=True)
 
     def _keep(self) -> None:
         """Make durable what there is of shards that are not finished, failures included."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
@@ -26,6 +27,13 @@ from caption_assets.lake.store import Lake, table_bytes
 
 _MAX_SPILL = "16GB"
 """What a query may put on disk when it does not fit into memory; beyond that it fails, and the disk does not fill."""
+
+_while_sealed = retry(  # a file that another run seals away between the listing and the look into it
+    retry=retry_if_exception_type((duckdb.IOException, FileNotFoundError)),
+    stop=stop_after_attempt(10),
+    wait=wait_random_exponential(0.05, max=1),
+    reraise=True,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
             lake.write(path, table_bytes(schema.empty_table()))
 
 
+@_while_sealed
 def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
     """Build `catalog.duckdb` beside and put it in place, atomically."""
     ensure_tables(lake, wanted)
@@ -69,6 +78,7 @@ def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         lake.write(layout.CATALOG, built.read_bytes())
 
 
+@_while_sealed
 def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views over the lake as it is now."""
     ensure_tables(lake, wanted)

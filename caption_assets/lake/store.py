@@ -6,6 +6,7 @@ made by create-if-absent (hard link locally, `If-None-Match: *` on an object sto
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -24,6 +25,20 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 _STRAY_AGE_SECONDS = 3600.0
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+class LakeFull(OSError):
+    """A disk has no room for a file of the lake. All files that are there stay as they are."""
+
+    def __init__(self, folder: Path) -> None:
+        while not folder.exists():
+            folder = folder.parent
+        usage = shutil.disk_usage(folder)
+        super().__init__(
+            f"the disk of {folder} is full ({usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB are free); "
+            "make room and run again: what was written is kept"
+        )
 
 
 class Lake:
@@ -123,12 +138,20 @@ class Lake:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Name a local scratch file to write and `put`, removed afterwards; on a local lake, on its own filesystem."""
+        """Name a local scratch file to write and `put`, removed afterwards; on a local lake, on its own filesystem.
+
+        Raises:
+            LakeFull: the block ran out of room.
+        """
         folder = self._scratch()
-        folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{uuid.uuid4().hex}.tmp"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             yield temporary
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise LakeFull(folder) from None
         finally:
             temporary.unlink(missing_ok=True)
 

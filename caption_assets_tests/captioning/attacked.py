@@ -18,9 +18,9 @@ from caption_assets.lake.store import Lake
 from caption_assets_tests.support import caption, ingest
 
 
-def whole_path(pipeline: str, run_id: str, flush_rows: int = rows.FLUSH_ROWS) -> None:
+def whole_path(pipeline: str, run_id: str, flush_rows: int | None = None) -> None:
     """Plan, make media, caption and refresh the catalog, for all shards of the dataset `demo`."""
-    rows.FLUSH_ROWS = flush_rows
+    rows.FLUSH_ROWS = flush_rows or rows.FLUSH_ROWS
     config = load_config(pipeline)
     lake = Lake(config.lake)
     lake.remove_strays()
