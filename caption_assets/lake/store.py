@@ -14,15 +14,17 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+
+from caption_assets.lake.object_store import claim, open_store
 
 _STRAY_AGE_SECONDS = 3600.0
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -54,8 +56,7 @@ class Lake:
         if self.local:  # not url_to_fs: it takes a "::" in a folder's name for a chain of filesystems
             self.fs, self._base = LocalFileSystem(), self.root.removeprefix("file://")
         else:
-            self.fs, base = fsspec.core.url_to_fs(self.root)
-            self._base = base.rstrip("/")
+            self.fs, self._base = open_store(self.root)
 
     def path(self, relative: str) -> str:
         """Path of a file as this lake's filesystem names it."""
@@ -120,11 +121,8 @@ class Lake:
     def create(self, relative: str, data: bytes) -> bool:
         """Put a file in place only if there is none: False when somebody else was first."""
         if not self.local:
-            try:
-                self.fs.pipe_file(self.path(relative), data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+            path = self.path(relative)
+            return claim(self.fs, path, partial(self.fs.pipe_file, path, data))
         with self.scratch() as temporary:
             temporary.write_bytes(data)
             return self.put(temporary, relative, exclusive=True)
@@ -168,10 +166,9 @@ class Lake:
         """
         target = self.path(relative)
         if not self.local:
-            try:
-                self.fs.put_file(str(file), target, mode="create" if exclusive else "overwrite")
-            except FileExistsError:
-                return False
+            if exclusive:
+                return claim(self.fs, target, partial(self.fs.put_file, str(file), target))
+            self.fs.put_file(str(file), target)
             return True
         _sync(file)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
