@@ -35,6 +35,8 @@ from caption_assets.perspectives import Perspective, PromptError, render_prompt,
 
 _DECODERS = 2
 _READ_AHEAD = 32
+_HELD_BYTES = 1 << 30
+"""Of all pictures read ahead or before the engine at once: 256 of a megapixel, decoded."""
 _TICK_SECONDS = 1.0
 
 Pixels = asyncio.Future[Image.Image | bytes | None]
@@ -82,6 +84,7 @@ class Scheduler:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lake")
         self._regions = RegionAsker(engine, settings.max_attempts, self._decoders)
         self._outstanding = 0
+        self._held = 0
         self._room = asyncio.Event()
         self._done = self._pictures = self._tokens = 0
         self._failed: Counter[str] = Counter()
@@ -102,7 +105,7 @@ class Scheduler:
             async with asyncio.TaskGroup() as group:
                 ticker = group.create_task(self._tick())
                 async for recorder, picture, pixels in self._ahead(shards):
-                    while self._outstanding >= self._engine.max_in_flight:
+                    while self._outstanding and not self._has_room():
                         self._room.clear()
                         await self._room.wait()
                     self._current = recorder.work.shard.key
@@ -138,11 +141,22 @@ class Scheduler:
             if not recorder.remaining:
                 await self._seal(recorder)
             for picture in recorder.work.pictures:
+                self._held += self._size(picture)
                 waiting.append((recorder, picture, loop.run_in_executor(self._decoders, self._decode, picture)))
-                if len(waiting) > _READ_AHEAD:
+                while len(waiting) > _READ_AHEAD or (waiting and self._held > _HELD_BYTES):
                     yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
+
+    def _has_room(self) -> bool:
+        return self._outstanding < self._engine.max_in_flight and self._held <= _HELD_BYTES
+
+    def _size(self, picture: PictureWork) -> int:
+        """Bytes that a picture takes in memory until its last answer is there."""
+        if not any(each.perspective.image for each in picture.pending):
+            return 0
+        media = picture.media
+        return int(4 * media["width"] * media["height"] if self._pixels else media["length"])  # Pillow pads RGB to 4
 
     def _open(self, shard: Shard) -> ShardRecorder:
         work = self._find(shard)
@@ -174,6 +188,8 @@ class Scheduler:
                 for each in picture.pending:
                     group.create_task(self._look(recorder, picture, each, pixels, answers))
         self._pictures += 1
+        self._held -= self._size(picture)
+        self._room.set()
         recorder.remaining -= 1
         if not recorder.remaining:
             await self._seal(recorder)

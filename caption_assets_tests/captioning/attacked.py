@@ -37,4 +37,4 @@ def forked(pipeline: str, run_id: str, flush_rows: int, started: Event) -> None:
 
 
 if __name__ == "__main__":
-    whole_path(*sys.argv[1:3])
+    whole_path(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

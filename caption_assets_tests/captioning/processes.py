@@ -1,11 +1,15 @@
-"""Runs of the whole path in processes of their own, forked from one that has everything imported."""
+"""Runs in processes of their own, to be killed: of the whole path, forked from one ready to go; of Dagster."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from caption_assets.config import PipelineConfig
@@ -66,3 +70,22 @@ class Runs:
             process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         return bool(process.exitcode)
+
+
+def dagster_job(config: PipelineConfig, home: Path, job: str, partition: str) -> subprocess.Popen[str]:
+    """`dagster job execute` of a partition, in a process group of its own."""
+    environment = os.environ | {
+        "CAPTION_ASSETS_CONFIG": str(config.file),
+        "CAPTION_ASSETS_LOCKS": str(home),  # the session's engine holds the device of the tests
+        "DAGSTER_HOME": str(home),
+    }
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "caption_assets.definitions", "-j", job]
+    return subprocess.Popen(
+        [*command, "--tags", json.dumps({"dagster/partition": partition})],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_index
 from caption_assets.sources.planner import planned_shards
+from caption_assets_tests.captioning.processes import dagster_job
 from caption_assets_tests.support import bound_of, ingest
 
 MakeConfig = Callable[..., PipelineConfig]
@@ -46,18 +46,18 @@ def test_a_killed_run_is_taken_up_where_its_rows_end(make_config: MakeConfig, tm
     write_scenes(folder, _PICTURES, 99)
     config = make_config(datasets={"demo": {"kind": "folder", "path": str(folder), "shard_size": 1000}})
     lake = Lake(config.lake)
-    planning = _dagster(config, tmp_path, "ingest_job", "demo")
+    planning = dagster_job(config, tmp_path, "ingest_job", "demo")
     assert planning.wait(_DEADLINE_SECONDS) == 0
     (shard,) = planned_shards(lake, "demo")
 
-    first = _dagster(config, tmp_path, "caption_job", shard.key)
+    first = dagster_job(config, tmp_path, "caption_job", shard.key)
     _wait_for(lambda: bool(_rows(config, lake, shard)), first)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     kept = _rows(config, lake, shard)
     assert 0 < len(kept) < 4 * _PICTURES, "killed in the middle"
 
-    second = _dagster(config, tmp_path, "caption_job", shard.key)
+    second = dagster_job(config, tmp_path, "caption_job", shard.key)
     output = second.communicate(timeout=_DEADLINE_SECONDS)[0]
     assert second.returncode == 0, output[-3000:]
     after = _rows(config, lake, shard)
@@ -96,25 +96,6 @@ def _rows(config: PipelineConfig, lake: Lake, shard: Shard) -> dict[tuple[str, s
         for name, bound in bound_of(config).items()
         for media_id, row in rows.read_rows(lake, bound, shard).items()
     }
-
-
-def _dagster(config: PipelineConfig, home: Path, job: str, partition: str) -> subprocess.Popen[str]:
-    """`dagster job execute` of a partition, in a process group of its own."""
-    environment = os.environ | {
-        "CAPTION_ASSETS_CONFIG": str(config.file),
-        "CAPTION_ASSETS_LOCKS": str(home),  # the session's engine holds the device of the tests
-        "DAGSTER_HOME": str(home),
-    }
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "caption_assets.definitions", "-j", job]
-    return subprocess.Popen(
-        [*command, "--tags", json.dumps({"dagster/partition": partition})],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
