@@ -19,12 +19,8 @@ from caption_assets.media.shard import read_failures, read_index, read_picture
 from caption_assets.sources.planner import planned_shards, read_plan
 from caption_assets_tests.support import bound_of
 
-_SETTLED = re.compile(
-    r"(shards|media|captions|failures|runs)/.*/empty\.parquet|shards/dataset=\w+/[\w-]+\.parquet|current\.json"
-    r"|catalog\.duckdb|media/dataset=\w+/[\w-]+\.(parquet|(\d+\.)?tar)|failures/stage=\w+/dataset=\w+/[\w-]+\.parquet"
-    r"|runs/[\d-]+/[\w-]+\.parquet"
-    r"|captions/perspective=\w+/fingerprint=\w+/dataset=\w+/shard=[\w-]+/(?P<rows>(part|sealed)-[\w-]+\.parquet)"
-)
+_OWN_NAMES = re.compile(r"(part|sealed)-[\w-]+(?=\.parquet)|(?<=\d)\.\d+(?=\.tar)")
+"""What differs in the names of files from run to run."""
 
 
 def contents(config: PipelineConfig, lake: Lake, dataset: str = "demo") -> dict[tuple[str, ...], Any]:
@@ -79,27 +75,32 @@ def complete(config: PipelineConfig, lake: Lake) -> None:
         assert views.execute("SELECT * FROM stale").fetchall() == []
 
 
-def tidy(lake: Lake, *, sealed: bool = True) -> None:
-    """Assert that a folder lake holds no file but those that a finished run leaves; ages what killed writers left.
+def tidy(lake: Lake, undisturbed: Lake, *, sealed: bool = True) -> None:
+    """Assert that a folder lake holds the files that an undisturbed run leaves; ages what killed writers left.
 
     Args:
         sealed: whether each shard's captions are to be in one file.
     """
-    root = Path(lake.root)
-    for stray in (root / ".scratch").glob("*"):
+    for stray in Path(lake.root, ".scratch").glob("*"):
         os.utime(stray, (0, 0))
     lake.remove_strays()
-    files = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
-    strange = [name for name in files if not _SETTLED.fullmatch(name)]
-    assert strange == []
-    segments = {name for name in files if name.endswith(".tar")}
-    indexes = [name for name in files if name.startswith("media/") and not name.endswith((".tar", "empty.parquet"))]
-    named = {(Path(name).parent / row["segment"]).as_posix() for name in indexes for row in _index(lake, name)}
-    assert segments == named
-    captions = [match for name in files if (match := _SETTLED.fullmatch(name)) and match["rows"]]
+    assert {_OWN_NAMES.sub("", name) for name in _files(lake)} == {
+        _OWN_NAMES.sub("", name) for name in _files(undisturbed)
+    }
+    segments = {name for name in _files(lake) if name.endswith(".tar")}
+    indexes = [name for name in _files(lake) if re.fullmatch(r"media/.*-\d+\.parquet", name)]
+    assert segments == {
+        (Path(name).parent / row["segment"]).as_posix() for name in indexes for row in _index(lake, name)
+    }
     if sealed:
-        assert len({Path(match[0]).parent for match in captions}) == len(captions)
-        assert all(match["rows"].startswith("sealed-") for match in captions)
+        captions = [Path(name) for name in _files(lake) if name.startswith("captions/")]
+        assert len({file.parent for file in captions}) == len(captions)
+        assert not [file for file in captions if file.name.startswith("part-")]
+
+
+def _files(lake: Lake) -> list[str]:
+    root = Path(lake.root)
+    return [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
 
 
 def _index(lake: Lake, name: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import count
 from multiprocessing.synchronize import Event
 
 from caption_assets.captioning import rows
@@ -15,7 +16,8 @@ from caption_assets.config import load_config
 from caption_assets.engine import openai_engine as openai_engine  # loaded before the fork
 from caption_assets.engine.loading import open_engine
 from caption_assets.lake.store import Lake
-from caption_assets_tests.support import caption, ingest
+from caption_assets.sources.planner import planned_shards
+from caption_assets_tests.support import bound_of, caption, ingest
 
 
 def whole_path(pipeline: str, run_id: str, flush_rows: int | None = None) -> None:
@@ -34,6 +36,19 @@ def forked(pipeline: str, run_id: str, flush_rows: int, started: Event) -> None:
     os.setsid()
     started.set()
     whole_path(pipeline, run_id, flush_rows)
+
+
+def reseal(pipeline: str, started: Event) -> None:
+    """Append a part to each shard's rows of each perspective and seal it away, for ever."""
+    config = load_config(pipeline)
+    lake = Lake(config.lake)
+    started.set()
+    for number in count():
+        for bound in bound_of(config).values():
+            for shard in planned_shards(lake, "demo"):
+                there = list(rows.read_rows(lake, bound, shard).values())
+                rows.PartWriter(lake, f"again{number}").write([rows.Part(bound, shard, there)])
+                rows.seal(lake, bound, shard, f"again{number}")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from caption_assets.captioning.catalog import open_views, refresh
 from caption_assets.config import PipelineConfig
 from caption_assets.lake.store import Lake
 from caption_assets_tests import invariants
-from caption_assets_tests.captioning.processes import Runs, engines
+from caption_assets_tests.captioning.attacked import reseal
+from caption_assets_tests.captioning.processes import FORKS, Runs, engines
 from caption_assets_tests.engine.stub_server import StubServer
 
 MakeConfig = Callable[..., PipelineConfig]
@@ -28,7 +31,8 @@ def test_runs_at_once_leave_what_one_run_leaves(make_config: MakeConfig, stub: S
     config = make_config(engines=engines(stub), lake="./undisturbed")
     with Runs(config) as runs:
         span = runs.finish()
-    undisturbed = invariants.contents(config, Lake(config.lake))
+    calm = Lake(config.lake)
+    undisturbed = invariants.contents(config, calm)
 
     config = make_config(engines=engines(stub))
     lake = Lake(config.lake)
@@ -42,9 +46,29 @@ def test_runs_at_once_leave_what_one_run_leaves(make_config: MakeConfig, stub: S
         assert invariants.contents(config, lake) == undisturbed
         invariants.hold(config, lake)
         invariants.complete(config, lake)
-        invariants.tidy(lake, sealed=False)
+        invariants.tidy(lake, calm, sealed=False)
         calls = len(stub.calls)
         runs.finish()
     assert len(stub.calls) == calls, "a finished shard is a no-op"
     assert invariants.contents(config, lake) == undisturbed
-    invariants.tidy(lake)
+    invariants.tidy(lake, calm)
+
+
+def test_views_are_made_while_another_run_seals(make_config: MakeConfig, stub: StubServer) -> None:
+    config = make_config(engines=engines(stub))
+    with Runs(config) as runs:
+        runs.finish()
+    lake, started = Lake(config.lake), FORKS.Event()
+    sealing = FORKS.Process(target=reseal, args=(str(config.file), started))
+    sealing.start()
+    try:
+        assert started.wait(60)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            refresh(config, lake)
+            open_views(config).close()
+        assert sealing.exitcode is None
+    finally:
+        sealing.kill()
+        sealing.join()
+    invariants.hold(config, lake)

@@ -76,7 +76,8 @@ def test_a_disk_that_fills_up_costs_only_time(
     with StubServer() as server:
         config = make_config(engines=engines(server), lake="./undisturbed")
         whole_path(str(config.file), "undisturbed")
-        undisturbed, size = invariants.contents(config, Lake(config.lake)), on_disk(config.lake)
+        calm = Lake(config.lake)
+        undisturbed, size = invariants.contents(config, calm), on_disk(config.lake)
 
         config = make_config(engines=engines(server), lake="./disk/lake")
         lake, kept, stages = Lake(config.lake), {}, set[str]()
@@ -99,7 +100,7 @@ def test_a_disk_that_fills_up_costs_only_time(
             assert invariants.contents(config, lake) == undisturbed
             invariants.hold(config, lake)
             invariants.complete(config, lake)
-            invariants.tidy(lake)
+            invariants.tidy(lake, calm)
 
 
 @may_mount

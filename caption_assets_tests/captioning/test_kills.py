@@ -42,7 +42,8 @@ def test_kills_at_random_instants_change_nothing(make_config: MakeConfig, stub: 
     config = make_config(engines=engines(stub), lake="./undisturbed")
     with Runs(config) as runs:
         span = runs.finish()
-    undisturbed = invariants.contents(config, Lake(config.lake))
+    calm = Lake(config.lake)
+    undisturbed = invariants.contents(config, calm)
     assert len(undisturbed) == 24 + 4 * 24
 
     kills = lives = 0
@@ -55,7 +56,7 @@ def test_kills_at_random_instants_change_nothing(make_config: MakeConfig, stub: 
         assert invariants.contents(config, lake) == undisturbed
         invariants.hold(config, lake)
         invariants.complete(config, lake)
-        invariants.tidy(lake)
+        invariants.tidy(lake, calm)
     print(f"{kills} kills in {lives} lives")
 
 

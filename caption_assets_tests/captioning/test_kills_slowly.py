@@ -68,7 +68,8 @@ def test_kills_with_an_engine_process_leave_none_behind(make_config: MakeConfig,
     printed, _ = run.communicate()
     assert run.returncode == 0, printed[-3000:]
     captioned = time.monotonic() - began - loaded
-    undisturbed = invariants.contents(config, Lake(config.lake))
+    calm = Lake(config.lake)
+    undisturbed = invariants.contents(config, calm)
     assert len(undisturbed) == 72 + 4 * 72
 
     chance = random.Random(20)
@@ -103,7 +104,7 @@ def test_kills_with_an_engine_process_leave_none_behind(make_config: MakeConfig,
         assert invariants.contents(config, lake).keys() == undisturbed.keys()
         invariants.hold(config, lake)
         invariants.complete(config, lake)
-        invariants.tidy(lake)
+        invariants.tidy(lake, calm)
     assert with_engine >= _KILLS // 3
     print(
         f"{kills} kills in {lives} lives, {with_engine} of them with engine processes, which were gone after "
@@ -155,4 +156,3 @@ def test_killed_dagster_jobs_change_nothing(make_config: MakeConfig, tmp_path: P
     assert invariants.contents(config, lake) == undisturbed
     invariants.hold(config, lake)
     invariants.complete(config, lake)
-    invariants.tidy(lake, sealed=False)
