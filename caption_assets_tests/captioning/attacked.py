@@ -6,6 +6,7 @@ Started as a module it takes a pipeline file and a run id.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from itertools import count
 from multiprocessing.synchronize import Event
@@ -31,11 +32,28 @@ def whole_path(pipeline: str, run_id: str, flush_rows: int | None = None) -> Non
     refresh(config, lake)
 
 
-def forked(pipeline: str, run_id: str, flush_rows: int, started: Event) -> None:
-    """The whole path in a process group of its own."""
+def forked(pipeline: str, run_id: str, flush_rows: int, started: Event, last: int | None) -> None:
+    """The whole path in a process group of its own.
+
+    Args:
+        last: the file to be named, linked or removed at which the process is killed; for ever: None.
+    """
     os.setsid()
+    if last is not None:
+        _die_at(last)
     started.set()
     whole_path(pipeline, run_id, flush_rows)
+
+
+def _die_at(last: int) -> None:
+    left = count(last, -1)
+
+    def heed(event: str, arguments: tuple[object, ...]) -> None:
+        del arguments
+        if event in {"os.rename", "os.link", "os.remove"} and next(left) == 1:
+            os.killpg(0, signal.SIGKILL)
+
+    sys.addaudithook(heed)
 
 
 def reseal(pipeline: str, started: Event) -> None:

@@ -43,10 +43,10 @@ class Runs:
         for process in self._processes:
             process.kill()
 
-    def start(self) -> Any:
-        """A run that has just begun."""
+    def start(self, last: int | None = None) -> Any:
+        """A run that has just begun; it is killed when it names, links or removes its `last` file."""
         started = FORKS.Event()
-        arguments = str(self._config.file), f"run{len(self._processes)}", _FLUSH_ROWS, started
+        arguments = str(self._config.file), f"run{len(self._processes)}", _FLUSH_ROWS, started, last
         process = FORKS.Process(target=forked, args=arguments)
         process.start()
         self._processes.append(process)
@@ -61,15 +61,25 @@ class Runs:
         assert process.exitcode == 0
         return time.monotonic() - began
 
-    def kill(self, after: float) -> bool:
-        """Run, and kill all of its processes so many seconds later; False when it had ended before."""
+    def killed_after(self, seconds: float) -> bool:
+        """Run, and kill all of its processes so much later; False when it had ended before."""
         process = self.start()
-        process.join(after)
+        process.join(seconds)
         if process.exitcode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        return bool(process.exitcode)
+        return _was_killed(process)
+
+    def killed_at(self, file: int) -> bool:
+        """Run until it names, links or removes its so-manieth file; False when there were fewer."""
+        process = self.start(file)
+        process.join(_DEADLINE_SECONDS)
+        return _was_killed(process)
+
+
+def _was_killed(process: Any) -> bool:
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return bool(process.exitcode)
 
 
 def dagster_job(config: PipelineConfig, home: Path, job: str, partition: str) -> subprocess.Popen[str]:

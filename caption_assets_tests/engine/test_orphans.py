@@ -85,5 +85,5 @@ def test_a_list_of_allowed_plugins_lets_ours_in(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_vllm_finds_the_plugin() -> None:
-    found = {each.name: each.load() for each in entry_points(group="vllm.general_plugins")}
-    assert found.get("caption_assets") is orphans.end_with_run, "install the package again: pip install -e ."
+    found = entry_points(group="vllm.general_plugins", name="caption_assets")
+    assert [each.load() for each in found] == [orphans.end_with_run], "install the package again: pip install -e ."
