@@ -54,21 +54,27 @@ def test_runs_at_once_leave_what_one_run_leaves(make_config: MakeConfig, stub: S
     invariants.tidy(lake, calm)
 
 
-def test_views_are_made_while_another_run_seals(make_config: MakeConfig, stub: StubServer) -> None:
+def test_runs_that_seal_at_once_lose_nothing_and_views_are_made_meanwhile(
+    make_config: MakeConfig, stub: StubServer
+) -> None:
     config = make_config(engines=engines(stub))
     with Runs(config) as runs:
         runs.finish()
     lake, started = Lake(config.lake), FORKS.Event()
-    sealing = FORKS.Process(target=reseal, args=(str(config.file), started))
-    sealing.start()
+    before = invariants.contents(config, lake)
+    sealing = [FORKS.Process(target=reseal, args=(str(config.file), started)) for _ in range(2)]
+    for process in sealing:
+        process.start()
     try:
         assert started.wait(60)
-        until = time.monotonic() + 3
+        until = time.monotonic() + 4
         while time.monotonic() < until:
             refresh(config, lake)
             open_views(config).close()
-        assert sealing.exitcode is None
+        assert [process.exitcode for process in sealing] == [None, None]
     finally:
-        sealing.kill()
-        sealing.join()
+        for process in sealing:
+            process.kill()
+            process.join()
+    assert invariants.contents(config, lake) == before
     invariants.hold(config, lake)
