@@ -26,7 +26,6 @@ from caption_assets_tests.support import bound_of
 
 MakeConfig = Callable[..., PipelineConfig]
 _PAGE = 4096
-_INSIDE = "CAPTION_ASSETS_TESTS_NAMESPACE"
 
 
 def may_mount(test: Callable[..., None]) -> Callable[..., None]:
