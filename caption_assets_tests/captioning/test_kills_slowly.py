@@ -84,7 +84,7 @@ def test_kills_with_an_engine_process_leave_none_behind(make_config: MakeConfig,
                 known = set(Path(config.lake).rglob("part-*"))
                 while not set(Path(config.lake).rglob("part-*")) - known and run.poll() is None:
                     time.sleep(0.02)
-                wait = chance.uniform(0, captioned)
+                wait = chance.uniform(0, captioned / 3)  # the rest is the engine's end
             else:
                 wait = chance.uniform(0, loaded)
             try:
@@ -132,17 +132,19 @@ def test_killed_dagster_jobs_change_nothing(make_config: MakeConfig, tmp_path: P
         kills = 0
         for shard in planned_shards(lake, "demo"):
             server.calls.clear()
+            within = 0.3  # surely at work; later instants may find it at its end
             while True:
                 job = dagster_job(config, tmp_path, "caption_job", shard.key)
                 while not server.calls and job.poll() is None:
                     time.sleep(0.02)
                 try:
-                    printed, _ = job.communicate(timeout=chance.uniform(0, 2))
+                    printed, _ = job.communicate(timeout=chance.uniform(0, within))
                 except subprocess.TimeoutExpired:
                     # without its group: the step's process lives on, and the next run meets it at work
                     (os.killpg if kills % 2 else os.kill)(job.pid, signal.SIGKILL)
                     job.wait()
                     kills += 1
+                    within = 2.0
                     server.calls.clear()
                     continue
                 assert job.returncode == 0, printed[-3000:]
