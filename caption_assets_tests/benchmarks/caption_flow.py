@@ -56,7 +56,7 @@ from caption_assets_tests.benchmarks.openai_engine import (
 _LATENCY = 0.1
 _REPETITIONS = 3
 _OPEN_CHUNKS = 4
-_TUNED_ROWS = {8: 160, 64: 320}
+_TUNED_ROWS = {8: 120, 64: 320}
 _SHIPPED_ROWS = {8: 24, 64: 64}
 
 
@@ -139,7 +139,7 @@ def compare(work: Path, command: Path, count: int) -> None:
         pictures = Path(folder) / "pictures"
         draw_pictures(pictures, count)
         started, cpu = time.monotonic(), time.process_time()
-        config, shards = prepare(Path(folder), stub, shard_size=400)
+        config, shards = prepare(Path(folder), stub, shard_size=250)
         media = Outcome(count / (time.monotonic() - started), 1000 * (time.process_time() - cpu) / count)
         for batch in (8, 64):
             measured = shards[: 1 if batch == 8 else None]
