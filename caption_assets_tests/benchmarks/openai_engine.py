@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -179,9 +180,8 @@ class _Stub:
         self.requests = 0
         usage = {"prompt_tokens": 300, "completion_tokens": 30}
         choice = {"index": 0, "message": {"role": "assistant", "content": _CONTENT}, "finish_reason": "stop"}
-        body = json.dumps({"id": "chatcmpl-1", "model": "stub", "choices": [choice], "usage": usage}).encode()
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.answer = head.encode() + body
+        self.answer = _http({"id": "chatcmpl-1", "model": "stub", "choices": [choice], "usage": usage})
+        self.models = _http({"object": "list", "data": [{"id": "stub", "object": "model", "owned_by": "stub"}]})
 
     async def run(self) -> None:
         """Serve, and tell who asks what came since the last question."""
@@ -198,6 +198,11 @@ class _Stub:
             os._exit(0)
         self._control.send((self.first, self.requests))
         self.first, self.requests = None, 0
+
+
+def _http(document: dict[str, Any]) -> bytes:
+    body = json.dumps(document).encode()
+    return f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -222,6 +227,9 @@ class _Connection(asyncio.BufferedProtocol):
             if not found:
                 return
             self._head = b""
+            if head.startswith(b"GET"):  # the engine wants to know whose server this is
+                self._transport.write(self._stub.models)  # type: ignore[attr-defined]
+                return
             length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             self._left = length - len(rest)
             self._stub.first = self._stub.first or time.monotonic()
