@@ -17,10 +17,13 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -31,8 +34,7 @@ from caption_assets.captioning.run import CaptionRun
 from caption_assets.config import PipelineConfig, load_config
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.shard import build_media
-from caption_assets.sources.planner import open_source, plan_dataset
+from caption_assets_tests.support import ingest
 
 TARGETS = {64: 0.93, 256: 0.75}
 _CONTENT = json.dumps({"caption": "A large red circle at the top left on a white background.", "tags": ["red circle"]})
@@ -42,14 +44,15 @@ _SIDE = 348
 def main() -> None:
     """Measure and print."""
     options = _options()
-    with tempfile.TemporaryDirectory() as folder, _server(options.latency) as (port, control):
-        config, shards = _prepare(Path(folder), port, options.pictures)
+    with tempfile.TemporaryDirectory() as folder, stub_server() as stub:
+        draw_pictures(Path(folder) / "pictures", options.pictures)
+        config, shards = prepare(Path(folder), stub)
         for in_flight in options.in_flight:
-            runs = [_run(config, shards, in_flight, number, control) for number in range(options.runs)]
+            runs = [measure(config, shards, stub, in_flight, options.latency) for _ in range(options.runs)]
             ideal = in_flight / options.latency
-            rate = statistics.median(done / seconds for done, seconds, _ in runs)
-            cpu = statistics.median(1000 * cpu / done for done, _, cpu in runs)
-            spread = ", ".join(f"{done / seconds / ideal:.3f}" for done, seconds, _ in runs)
+            rate = statistics.median(run.rate for run in runs)
+            cpu = statistics.median(run.cpu for run in runs)
+            spread = ", ".join(f"{run.rate / ideal:.3f}" for run in runs)
             print(
                 f"{in_flight} in flight: {rate:.0f} captions/s, {rate / ideal:.3f} of the ideal {ideal:.0f} "
                 f"({spread}), "
@@ -67,30 +70,54 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prepare(folder: Path, port: int, count: int) -> tuple[PipelineConfig, list[Shard]]:
-    """A lake with the media of so many pictures of about 60 KB."""
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    sizes = []
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    rate: float
+    """Captions a second, from the first request that the server saw to the op's last file."""
+    cpu: float
+    """Milliseconds of the client's processor time a caption."""
+
+
+class StubServer:
+    """The stub, as seen from the process that started it."""
+
+    def __init__(self, port: int, control: Connection) -> None:
+        self.port, self._control = port, control
+
+    def ask(self, latency: float) -> tuple[float | None, int]:
+        """When the first request since the last question came (time.monotonic), and how many have come since.
+
+        Args:
+            latency: seconds that each request from now on takes.
+        """
+        self._control.send(latency)
+        first, requests = self._control.recv()
+        return first, requests
+
+
+def draw_pictures(folder: Path, count: int) -> None:
+    """So many JPEGs of about 60 KB."""
+    folder.mkdir()
     for number in range(count):
-        data = _picture(number)
-        sizes.append(len(data))
-        (pictures / f"{number:06}.jpg").write_bytes(data)
+        (folder / f"{number:06}.jpg").write_bytes(_picture(number))
+
+
+def prepare(folder: Path, stub: StubServer, *, shard_size: int = 1000) -> tuple[PipelineConfig, list[Shard]]:
+    """A lake with the media of the folder's `pictures`, and a pipeline that asks the stub about them."""
     document = {
         "lake": "./lake",
-        "datasets": {"demo": {"kind": "folder", "path": "pictures", "shard_size": 1000, "settle_seconds": 0}},
+        "datasets": {"demo": {"kind": "folder", "path": "pictures", "shard_size": shard_size, "settle_seconds": 0}},
         "perspectives": {"library": ["demo"], "enabled": ["scene_caption"]},
-        "engines": {"default": {"kind": "openai", "model": "stub", "servers": [f"http://127.0.0.1:{port}/v1"]}},
+        "engines": {"default": {"kind": "openai", "model": "stub", "servers": [f"http://127.0.0.1:{stub.port}/v1"]}},
     }
     file = folder / "pipeline.yaml"
     file.write_text(yaml.safe_dump(document))
     config = load_config(file)
-    lake = Lake(config.lake)
-    source = open_source(config, "demo")
-    shards = plan_dataset(lake, "demo", source, config.datasets["demo"].shard_size).shards
-    for shard in shards:
-        build_media(lake, shard, source, config.media, "ingest")
-    print(f"{count} pictures, {statistics.mean(sizes) / 1000:.0f} KB each, in {len(shards)} shards", flush=True)
+    shards = ingest(config, Lake(config.lake))
+    sizes = [picture.stat().st_size for picture in (folder / "pictures").iterdir()]
+    print(f"{len(sizes)} pictures, {statistics.mean(sizes) / 1000:.0f} KB each, in {len(shards)} shards", flush=True)
     return config, shards
 
 
@@ -103,56 +130,61 @@ def _picture(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def _run(
-    config: PipelineConfig, shards: list[Shard], in_flight: int, number: int, control: Connection
-) -> tuple[int, float, float]:
-    """Captions, seconds from the first request to the last file, CPU seconds."""
+def measure(
+    config: PipelineConfig, shards: Sequence[Shard], stub: StubServer, in_flight: int, latency: float
+) -> Outcome:
+    """Caption all pictures of the shards, whether or not they have captions."""
+    stub.ask(latency)
+    cpu = time.process_time()
+    done = caption_all(config, shards, in_flight, force=True)
+    ended = time.monotonic()
+    cpu = time.process_time() - cpu
+    first, _ = stub.ask(latency)
+    assert first is not None
+    return Outcome(done / (ended - first), 1000 * cpu / done)
+
+
+def caption_all(config: PipelineConfig, shards: Sequence[Shard], in_flight: int, *, force: bool = False) -> int:
+    """Run the caption op; gives the number of captions that it wrote."""
     engine = config.engines["default"].model_copy(update={"max_in_flight": in_flight})
     config = config.model_copy(update={"engines": {"default": engine}})
     bound = bind_perspectives(config)
-    control.send("first?")
-    control.recv()
-    cpu = time.process_time()
-    run = CaptionRun(
-        config, Lake(config.lake), list(bound.values()), bound, shards, f"{in_flight}-{number}", force=True
-    )
-    done = sum(look.done for report in run for look in report.looks.values())
-    ended = time.monotonic()
-    cpu = time.process_time() - cpu
-    control.send("first?")
-    return done, ended - float(control.recv()), cpu
+    run_id = uuid.uuid4().hex
+    run = CaptionRun(config, Lake(config.lake), list(bound.values()), bound, shards, run_id, force=force)
+    return sum(look.done for report in run for look in report.looks.values())
 
 
 @contextmanager
-def _server(latency: float) -> Iterator[tuple[int, Connection]]:
+def stub_server() -> Iterator[StubServer]:
+    """A server in a process of its own that answers every request with the same caption."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(latency, theirs), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     try:
-        yield int(ours.recv()), ours
+        yield StubServer(int(ours.recv()), ours)
     finally:
         process.kill()
         process.join()
 
 
-def _serve(latency: float, control: Connection) -> None:
-    asyncio.run(_Stub(latency, control).run())
+def _serve(control: Connection) -> None:
+    asyncio.run(_Stub(control).run())
 
 
 class _Stub:
     """Counts bytes until a request is complete, and answers it after the latency: as cheap as a server can be."""
 
-    def __init__(self, latency: float, control: Connection) -> None:
-        self.latency, self._control = latency, control
+    def __init__(self, control: Connection) -> None:
+        self.latency, self._control = 0.0, control
         self.first: float | None = None
+        self.requests = 0
         usage = {"prompt_tokens": 300, "completion_tokens": 30}
         choice = {"index": 0, "message": {"role": "assistant", "content": _CONTENT}, "finish_reason": "stop"}
-        body = json.dumps({"id": "chatcmpl-1", "model": "stub", "choices": [choice], "usage": usage}).encode()
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.answer = head.encode() + body
+        self.answer = _http({"id": "chatcmpl-1", "model": "stub", "choices": [choice], "usage": usage})
+        self.models = _http({"object": "list", "data": [{"id": "stub", "object": "model", "owned_by": "stub"}]})
 
     async def run(self) -> None:
-        """Serve, and tell who asks when the first request since the last question came."""
+        """Serve, and tell who asks what came since the last question."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=1024)
         self._control.send(server.sockets[0].getsockname()[1])
@@ -161,11 +193,16 @@ class _Stub:
 
     def _told(self) -> None:
         try:
-            self._control.recv()
+            self.latency = self._control.recv()
         except EOFError:
             os._exit(0)
-        self._control.send(self.first)
-        self.first = None
+        self._control.send((self.first, self.requests))
+        self.first, self.requests = None, 0
+
+
+def _http(document: dict[str, Any]) -> bytes:
+    body = json.dumps(document).encode()
+    return f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -190,9 +227,13 @@ class _Connection(asyncio.BufferedProtocol):
             if not found:
                 return
             self._head = b""
+            if head.startswith(b"GET"):  # the engine wants to know whose server this is
+                self._transport.write(self._stub.models)  # type: ignore[attr-defined]
+                return
             length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             self._left = length - len(rest)
             self._stub.first = self._stub.first or time.monotonic()
+            self._stub.requests += 1
         if not self._left:
             asyncio.get_running_loop().call_later(self._stub.latency, self._answer)
 
