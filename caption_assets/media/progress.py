@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 _LOOK_SECONDS = 1.0
@@ -36,8 +36,13 @@ class ProgressMeter:
 
     def wait_for(self, future: Future[Any]) -> None:
         """Return when the future is done, however it ended."""
-        while wait([future], timeout=min(self._every, _LOOK_SECONDS)).not_done:
-            self._tick()
+        while not future.done():
+            try:
+                future.exception(timeout=min(self._every, _LOOK_SECONDS))
+            except TimeoutError:
+                self._tick()
+            except CancelledError:
+                return
 
     def _tick(self) -> None:
         now = time.monotonic()

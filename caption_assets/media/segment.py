@@ -6,7 +6,6 @@ with fixed metadata, so that the same pictures always give the same bytes.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Mapping
@@ -26,7 +25,8 @@ class SegmentWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (__exit__ closes it)
+        self._file = path.open("wb")
+        self._offset = 0
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member and return the offset of its data in the file.
@@ -37,8 +37,10 @@ class SegmentWriter:
         info = tarfile.TarInfo(name)
         info.size = len(data)
         info.mode = 0o644
-        offset = self._tar.offset + _BLOCK  # a USTAR header is one block, whatever the name
-        self._tar.addfile(info, io.BytesIO(data))
+        header = info.tobuf(tarfile.USTAR_FORMAT)  # one block, whatever the name
+        self._file.write(b"".join((header, data, bytes(-len(data) % _BLOCK))))
+        offset = self._offset + _BLOCK
+        self._offset = offset + len(data) + -len(data) % _BLOCK
         return offset
 
     def add_json(self, name: str, value: dict[str, Any]) -> int:
@@ -77,7 +79,9 @@ class SegmentWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tar.close()
+        end = 2 * _BLOCK  # empty blocks, filled up to a whole record, as tar does
+        self._file.write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
+        self._file.close()
 
 
 def original_extension(format_name: str) -> str:
