@@ -40,8 +40,8 @@ from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.build import segment_path
 from caption_assets.media.shard import read_index, read_picture
+from caption_assets.media.stored import segment_path
 from caption_assets_tests.support import ScriptedEngine, caption, ingest, lent, reply
 
 _RESUME_ROWS = 10_000
