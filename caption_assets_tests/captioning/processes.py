@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class Runs:
         process = self.start()
         process.join(seconds)
         if process.exitcode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it came to its end in this moment
+                os.killpg(process.pid, signal.SIGKILL)
             process.join()
         return _was_killed(process)
 
