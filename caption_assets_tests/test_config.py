@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -20,51 +19,13 @@ from caption_assets.config import (
     check_name,
     load_config,
 )
+from caption_assets_tests.pipeline_files import complaints, document, write
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
     monkeypatch.delenv(LAKE_VARIABLE, raising=False)
-
-
-def document(**changes: Any) -> dict[str, Any]:
-    """A good pipeline file; keys like `datasets__d__path` replace what is deep in it, None removes it."""
-    good: dict[str, Any] = {
-        "lake": "lake",
-        "datasets": {"d": {"kind": "folder", "path": "pictures"}},
-        "perspectives": {"library": ["demo"], "enabled": ["scene_caption"]},
-        "engines": {"default": {"kind": "vllm", "model": "tiny"}},
-        "media": {"max_pixels": 2048},
-        "captions": {"max_attempts": 2},
-    }
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        section = good
-        for step in path:
-            section = section[step]
-        if value is None:
-            section.pop(last, None)
-        else:
-            section[last] = value
-    return good
-
-
-def write(folder: Path, content: object) -> Path:
-    (folder / "pictures").mkdir(exist_ok=True)
-    file = folder / "pipeline.yaml"
-    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
-    return file
-
-
-def complaints(folder: Path, content: object) -> list[str]:
-    """What is said about a bad file, each line without the file's name that must begin it."""
-    file = write(folder, content)
-    with pytest.raises(ConfigError) as caught:
-        load_config(file)
-    lines = str(caught.value).split("\n")
-    assert all(line.startswith(f"{file}: ") for line in lines)
-    return [line.removeprefix(f"{file}: ") for line in lines]
 
 
 def test_a_good_file(tmp_path: Path) -> None:
@@ -232,49 +193,6 @@ def test_an_unknown_kind_says_which_there_are_and_nothing_else(
     assert line == f"{section}.{name}.kind: there is no kind ['folder']; the kinds are {kinds}"
     (line,) = complaints(tmp_path, document(**{f"{section}__{name}": {"path": "x", "model": "y"}}))
     assert line == f"{section}.{name}.kind: is missing; add it: the kinds are {kinds}"
-
-
-POOL = {"kind": "openai", "model": "m", "servers": ["http://vllm-0:8000/v1/"]}
-SECRET = "sk-very-secret-0123456789"
-POOLS = [
-    ({"servers": []}, "servers: must not be empty; add at least one entry"),
-    ({"servers": ["vllm-0:8000"]}, "servers: entry 0 is no URL; write http://host:port/v1"),
-    ({"servers": [f"http://me:{SECRET}@host/v1"]}, "servers: entry 0 holds more than an address; a key goes into"),
-    ({"servers": [f"http://host/v1?key={SECRET}"]}, "servers: entry 0 holds more than an address; a key goes into"),
-    ({"servers": ["http://a/v1", "http://a/v1/"]}, "servers: a server is there twice; remove one"),
-    ({"api_key": SECRET}, "api_key: a key must not stand in the pipeline file; write {env: NAME} and set that"),
-    ({"api_key": {"env": SECRET}}, "api_key.env: must be the name of an environment variable"),
-    ({"api_key": {"value": SECRET, "env": "KEY"}}, "api_key.value: unknown key; the keys here are 'env'"),
-    ({"max_in_flight": 0}, "max_in_flight: must be greater than or equal to 1, not 0"),
-    ({"structured": "yes"}, "structured: must be one of 'auto', 'json_schema', 'json_object', 'prompt', not 'yes'"),
-    ({"image": {"format": "gif"}}, "image.format: must be one of 'jpeg', 'png', not 'gif'"),
-    ({"extra_body": {"model": "x"}}, "extra_body: 'model' is set by the pipeline; leave it out"),
-    ({"max_in_fligth": 3}, "max_in_fligth: unknown key; did you mean 'max_in_flight'?"),
-    ({"args": {}}, "args: unknown key; "),
-]
-
-
-@pytest.mark.parametrize(("changes", "expected"), POOLS)
-def test_what_is_wrong_with_a_pool_of_servers(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
-    (line,) = complaints(tmp_path, document(engines__default=POOL | changes))
-    assert line.startswith(f"engines.default.{expected}")
-    assert SECRET not in line
-
-
-def test_a_pool_of_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"api_key": {"env": "POOL_KEY"}, "image": {"quality": 80}, "prices": {"prompt": 1.5, "completion": 6}}
-    config = load_config(write(tmp_path, document(engines__default=POOL | options)))
-    engine = config.engines["default"]
-    assert engine.kind == "openai"
-    assert engine.servers == ["http://vllm-0:8000/v1"]
-    assert engine.api_key is not None
-    monkeypatch.setenv("POOL_KEY", f" {SECRET}\n")
-    assert engine.api_key.read("field") == SECRET
-    assert SECRET not in repr(config)
-    for unusable in ("", " ", "a\nb", "ä"):
-        monkeypatch.setenv("POOL_KEY", unusable)
-        with pytest.raises(ConfigError, match=r"^field: the environment variable POOL_KEY "):
-            engine.api_key.read("field")
 
 
 def test_the_named_kinds_are_those_that_exist() -> None:

@@ -41,6 +41,19 @@ _WAITS = frozenset({"input_missing", "media_missing"})
 _MAY_DIFFER = frozenset({"empty", "not_json", "schema", "repetition", "refusal"})
 
 
+def decoded(stored: bytes) -> Image.Image:
+    """The RGB pixels of a stored picture. Raises whatever Pillow does."""
+    with Image.open(io.BytesIO(stored)) as image:
+        return image.convert("RGB")
+
+
+def unreadable(error: Exception) -> AskFailure:
+    """The failure of a picture whose stored bytes cannot be had, or cannot be decoded."""
+    return AskFailure(
+        "media_missing", f"the stored picture cannot be read: {type(error).__name__}: {error}", attempts=0
+    )
+
+
 def is_final(kind: str, attempts: int, max_attempts: int) -> bool:
     """Whether a failure is settled: asking again would repeat it, or it has had all its attempts."""
     return kind in _REPEATS_ITSELF or (attempts >= max_attempts and kind not in _WAITS)

@@ -7,7 +7,6 @@ asks for what is missing only.
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
@@ -16,7 +15,17 @@ from typing import Any
 
 from PIL import Image
 
-from caption_assets.captioning.asking import Answered, AskFailure, Earlier, Spent, ask, first_request, is_final
+from caption_assets.captioning.asking import (
+    Answered,
+    AskFailure,
+    Earlier,
+    Spent,
+    ask,
+    decoded,
+    first_request,
+    is_final,
+    unreadable,
+)
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.crops import Region, cut_regions
 from caption_assets.captioning.rows import Digests
@@ -145,15 +154,9 @@ class RegionAsker:
         if isinstance(stored, Image.Image):
             return stored
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, _decode, stored)
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, decoded, stored)
         except (OSError, ValueError, SyntaxError) as error:
-            message = f"the stored picture cannot be read: {type(error).__name__}: {error}"
-            raise AskFailure("media_missing", message, attempts=0) from None
-
-
-def _decode(stored: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(stored)) as image:
-        return image.convert("RGB")
+            raise unreadable(error) from None
 
 
 def _together(crops: list[_Crop]) -> EngineReply:

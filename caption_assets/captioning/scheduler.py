@@ -8,7 +8,6 @@ pictures flow while the last ones of this one finish. Files are written by one t
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import time
 from collections import Counter, deque
@@ -19,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from caption_assets.captioning import rows
-from caption_assets.captioning.asking import AskFailure, ask, first_request
+from caption_assets.captioning.asking import AskFailure, ask, decoded, first_request, unreadable
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.recording import Provenance, ShardRecorder
 from caption_assets.captioning.regions import RegionAsker, RegionLook
@@ -171,8 +170,7 @@ class Scheduler:
         stored = read_picture(self._lake, picture.media)
         if not self._pixels:
             return stored
-        with Image.open(io.BytesIO(stored)) as image:
-            return image.convert("RGB")
+        return decoded(stored)
 
     async def _picture(self, recorder: ShardRecorder, picture: PictureWork, pixels: Pixels) -> None:
         """Bring all pending perspectives on one picture to their end."""
@@ -299,8 +297,7 @@ async def _image(pixels: Pixels) -> Image.Image | bytes:
     try:
         image = await asyncio.shield(pixels)
     except (OSError, ValueError, SyntaxError) as error:
-        message = f"the stored picture cannot be read: {type(error).__name__}: {error}"
-        raise AskFailure("media_missing", message, attempts=0) from None
+        raise unreadable(error) from None
     assert image is not None  # decoded whenever a pending perspective looks at the picture
     return image
 

@@ -8,14 +8,12 @@ import sys
 from typing import Any
 
 import duckdb
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from caption_assets.captioning.catalog import open_views
+from caption_assets.commands.output import table_console
 from caption_assets.config import load_config
-
-_PLAIN_WIDTH = 160
 
 
 def run_query(sql: str, style: str) -> int:
@@ -44,5 +42,5 @@ def _print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     table = Table(*(escape(column) for column in columns))
     for row in rows:
         table.add_row(*("" if value is None else escape(str(value)) for value in row))
-    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+    table_console().print(table)
     print(f"{len(rows)} rows")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from caption_assets.captioning.catalog import open_views
+from caption_assets.commands.output import table_console
 from caption_assets.config import PipelineConfig, load_config
 
-_PLAIN_WIDTH = 160
 _COUNTS = """
 WITH pictures AS (SELECT dataset, shard, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL),
 open AS (
@@ -53,7 +51,7 @@ def show_status(*, as_json: bool) -> None:
     for entry in entries:
         counts = [str(entry[name]) for name in ("pictures", "done", "missing", "stale", "failed")]
         table.add_row(entry["shard"], entry["perspective"], *counts, state_of(entry))
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    console = table_console()
     console.print(table)
     for line in to_do(entries):
         console.print(line)

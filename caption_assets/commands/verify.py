@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from caption_assets.commands.output import table_console
 from caption_assets.config import ConfigError, PipelineConfig, load_config
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.verify import Verified, verify_shard
 from caption_assets.sources.planner import planned_datasets, planned_shards
-
-_PLAIN_WIDTH = 160
 
 
 def verify(names: Sequence[str]) -> int:
@@ -39,7 +36,7 @@ def verify(names: Sequence[str]) -> int:
         )
         for row in found.rows:
             print(f"{shard.key}: {row['media_id']} {row['uri']}: {found.damaged[row['media_id']]}")
-    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+    table_console().print(table)
     if damaged:
         print(
             f"{damaged} pictures are damaged: materialize `media` of their shards with verify: true to make them again"

@@ -79,7 +79,7 @@ def _data(
         ],
         "results": {
             "plan": lake.url(layout.plan_folder(dataset)),
-            "index": lake.url(f"media/dataset={dataset}"),
+            "index": lake.url(layout.media_folder(dataset)),
             "catalog": lake.url(layout.CATALOG),
         },
     }
@@ -87,7 +87,7 @@ def _data(
 
 def _surely_open(lake: Lake, dataset: str, shards: list[Shard], bound: Mapping[str, BoundPerspective]) -> bool:
     """Whether a shard lacks its media, or has pictures but nothing of some perspective."""
-    stored = set(lake.list(f"media/dataset={dataset}"))
+    stored = set(lake.list(layout.media_folder(dataset)))
     if any(f"{shard.key}.parquet" not in stored for shard in shards):
         return True
     return any(_lacks(lake, dataset, shards, each) for each in bound.values())

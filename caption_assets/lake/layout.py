@@ -50,15 +50,20 @@ def plan_file(shard: Shard) -> str:
     return f"{plan_folder(shard.dataset)}/{shard.key}.parquet"
 
 
+def media_folder(dataset: str) -> str:
+    """Folder of a dataset's segments and their indexes."""
+    return f"media/dataset={dataset}"
+
+
 def media_index(shard: Shard) -> str:
     """A shard's media rows."""
-    return f"media/dataset={shard.dataset}/{shard.key}.parquet"
+    return f"{media_folder(shard.dataset)}/{shard.key}.parquet"
 
 
 def segment(shard: Shard, generation: int = 0) -> str:
     """A shard's TAR of normalised pictures; a repair writes the next generation."""
     suffix = f".{generation}" if generation else ""
-    return f"media/dataset={shard.dataset}/{shard.key}{suffix}.tar"
+    return f"{media_folder(shard.dataset)}/{shard.key}{suffix}.tar"
 
 
 def segment_generation(shard: Shard, name: str) -> int | None:

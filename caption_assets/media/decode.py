@@ -25,7 +25,6 @@ from caption_assets.media.pixels import (
     jpeg_pixels,
     jpeg_scale,
     rgb_pixels,
-    same_jpeg,
 )
 from caption_assets.media.png import BandedPng
 from caption_assets.media.truncated import is_blank, start_grey, truncated_files
@@ -170,8 +169,14 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
     if settings.partial and format_name not in _PARTIAL:
         raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
     profile = opened.info.get("icc_profile")
-    with settings.memory.hold(_working_bytes(opened, data, format_name, settings.target_pixels)):
-        pixels = _pixels(opened, data, format_name, settings, profile)
+    big = None if settings.partial else _big_png(opened, data, format_name)
+    working = _BAND_BYTES if big else _working_bytes(opened, format_name, settings.target_pixels)
+    with settings.memory.hold(working):
+        pixels = (
+            _banded_pixels(big, opened, settings, profile)
+            if big
+            else _pixels(opened, data, format_name, settings, profile)
+        )
         # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
         orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
         frames = _frames(opened, data)
@@ -186,7 +191,7 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
         lossless=format_name in _LOSSLESS,
         frames=frames,
         metadata=metadata,
-        jpeg=_kept_jpeg(data) if keep and (not profile or is_srgb(profile)) else None,
+        jpeg=_kept_jpeg(data, pixels) if keep and (not profile or is_srgb(profile)) else None,
         truncated=settings.partial,
     )
 
@@ -198,17 +203,21 @@ def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Setti
         pixels = jpeg_pixels(data, opened.size, size)
         if pixels is not None:
             return pixels if not profile or is_srgb(profile) else np.asarray(to_srgb(Image.fromarray(pixels), profile))
-    if (big := _big_png(opened, data, format_name)) and not settings.partial:
-        bands = (flatten(band) for band in big.bands(band_rows(opened.size, size)))
-        pixels = join_bands(bands, opened.size, profile, size)
-        opened.info.setdefault("exif", big.exif or b"")  # or the reader would look for it behind the pixels
-        return pixels
     if format_name in _JPEGS:
         opened.draft(None, size)
     if settings.partial:
         start_grey(opened)
     opened.load()
     return rgb_pixels(opened, profile, fit(*opened.size, settings.target_pixels))
+
+
+def _banded_pixels(big: BandedPng, opened: Image.Image, settings: _Settings, profile: bytes | None) -> Pixels:
+    """The pixels of a big PNG within the budget."""
+    size = fit(*opened.size, settings.target_pixels)
+    bands = (flatten(band) for band in big.bands(band_rows(opened.size, size)))
+    pixels = join_bands(bands, opened.size, profile, size)
+    opened.info.setdefault("exif", big.exif or b"")  # or the reader would look for it behind the pixels
+    return pixels
 
 
 def _big_png(opened: Image.Image, data: bytes, format_name: str) -> BandedPng | None:
@@ -232,11 +241,9 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _working_bytes(opened: Image.Image, data: bytes, format_name: str, target_pixels: int) -> int:
+def _working_bytes(opened: Image.Image, format_name: str, target_pixels: int) -> int:
     """About what decoding takes of memory at its worst moment."""
     width, height = opened.size
-    if _big_png(opened, data, format_name):
-        return _BAND_BYTES
     if format_name not in _JPEGS:
         return width * height * _TRANSCODED.get(format_name, _BYTES_PER_PIXEL.get(opened.mode, 4))
     scale = jpeg_scale(opened.size, fit(width, height, target_pixels)) / 8
@@ -264,10 +271,14 @@ def _tile_size(image: Image.Image) -> tuple[int, int]:
     return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
 
 
-def _kept_jpeg(data: bytes) -> bytes | None:
-    """The JPEG without its metadata, if it still decodes to the same pixels."""
+def _kept_jpeg(data: bytes, pixels: Pixels) -> bytes | None:
+    """The JPEG without its metadata, if it still decodes to these pixels."""
     stripped = jpeg.strip(data)
-    return stripped if stripped is not None and same_jpeg(stripped, data) else None
+    if stripped is None:
+        return None
+    size = pixels.shape[1], pixels.shape[0]
+    again = jpeg_pixels(stripped, size, size)
+    return stripped if again is not None and np.array_equal(again, pixels) else None
 
 
 def _orientation(image: Image.Image) -> int:

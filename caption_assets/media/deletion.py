@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -118,7 +117,7 @@ def purge_media(lake: Lake, shard: Shard, run_id: str) -> frozenset[str]:
         raise RuntimeError(f"{shard.key}: other runs keep writing its media; delete again once they have ended")
     deleted = [row for row in failures if row["kind"] == "deleted"]
     if deleted:
-        generations.remove_replaced(lake, shard, index, lake.list(_folder(shard)))
+        generations.remove_replaced(lake, shard, index, lake.list(layout.media_folder(shard.dataset)))
     return frozenset(row["media_id"] for row in deleted) & tombstones.media_ids
 
 
@@ -158,7 +157,8 @@ def _tidy(lake: Lake) -> None:
     paths = [path for path in lake.find("failures/stage=media") if path.endswith(".parquet")]
     touched = lake.read_columns(paths, tables.FAILURES, ["shard"], pc.field("kind") == "deleted")
     shards = [Shard.parse(key) for key in touched["shard"].unique().to_pylist()]
-    segments = {dataset: lake.list(_folder(Shard(dataset, 0))) for dataset in {shard.dataset for shard in shards}}
+    datasets = {shard.dataset for shard in shards}
+    segments = {dataset: lake.list(layout.media_folder(dataset)) for dataset in datasets}
     for shard in shards:
         generations.remove_replaced(lake, shard, read_whole_index(lake, shard), segments[shard.dataset])
 
@@ -211,7 +211,3 @@ def _copied(lake: Lake, rows: list[Row], segment: SegmentWriter) -> Iterator[tup
                 yield row["media_id"], segment.add_picture(row, data, row["member"].rsplit(".", 1)[-1], original)
     except FileNotFoundError:
         return  # lost, or replaced by another run, which the index then says
-
-
-def _folder(shard: Shard) -> str:
-    return str(PurePosixPath(layout.media_index(shard)).parent)

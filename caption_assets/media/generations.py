@@ -71,7 +71,7 @@ def _indexed(shard: Shard, index: Sequence[Mapping[str, Any]]) -> int:
 
 def _generations(lake: Lake, shard: Shard) -> list[int]:
     """The generations of the segment that are in the lake."""
-    folder = str(PurePosixPath(layout.media_index(shard)).parent)
+    folder = layout.media_folder(shard.dataset)
     found = (layout.segment_generation(shard, name) for name in lake.list(folder))
     return sorted(generation for generation in found if generation is not None)
 

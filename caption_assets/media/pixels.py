@@ -73,15 +73,6 @@ def jpeg_pixels(data: bytes, header: tuple[int, int], size: tuple[int, int]) -> 
     return resample(pixels, extent, size)
 
 
-def same_jpeg(first: bytes, second: bytes) -> bool:
-    """Whether two JPEGs decode to the same values; False where either does not decode."""
-    try:
-        one, other = (simplejpeg.decode_jpeg(data, "RGB", strict=True) for data in (first, second))
-    except (ValueError, MemoryError):
-        return False
-    return bool(np.array_equal(one, other))
-
-
 def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int]) -> Pixels:
     """A decoded image of any mode at `size` (width, height), in sRGB, transparent parts on white.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any
 
 from caption_assets.lake import layout, tables
@@ -42,7 +41,7 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def segment_path(row: Mapping[str, Any]) -> str:
     """Where the segment of a media row is."""
-    return str(PurePosixPath(layout.media_index(Shard(row["dataset"], 0))).parent / row["segment"])
+    return f"{layout.media_folder(row['dataset'])}/{row['segment']}"
 
 
 def read_picture(lake: Lake, row: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,6 @@ is made good by the next one, which finds shards that are planned, beyond the cu
 
 import json
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 import dagster as dg
 
@@ -17,11 +16,12 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.partitions import SHARDS, shards_partitions, unregistered
 from caption_assets.resources import PipelineResource
+from caption_assets.sensors.launching import run_requests
 from caption_assets.sources.planner import Planned, open_source, plan_dataset
 
 _INTERVAL_SECONDS = 30
-_SHARDS_PER_RUN = 50
 _CURSOR_VERSION = 1
+_TAGS = {"caption_assets/arrival": "true"}
 
 
 def build_arrival_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
@@ -52,7 +52,7 @@ def _build(name: str) -> dg.SensorDefinition:
         known = context.instance.get_dynamic_partitions(SHARDS)
         new = unregistered(context.instance, waiting)
         return dg.SensorResult(
-            run_requests=[_request(chunk) for chunk in contiguous(waiting, [*known, *new])],
+            run_requests=run_requests(waiting, [*known, *new], _TAGS),
             dynamic_partitions_requests=[shards_partitions.build_add_request(new)] if new else [],
             cursor=json.dumps({"version": _CURSOR_VERSION, "handed_over": waiting[-1].number}),
         )
@@ -75,35 +75,9 @@ def handed_over(cursor: str | None) -> int:
         return -1
 
 
-def contiguous(shards: Sequence[Shard], partitions: Sequence[str]) -> list[list[Shard]]:
-    """Cut shards into ranges of partitions, and to what one run may take.
-
-    Dagster's ranges follow the order in which partitions were added: where another dataset's shard stands between two
-    of these, a range over both would take it along.
-    """
-    place = {key: number for number, key in enumerate(partitions)}
-    chunks: list[list[Shard]] = []
-    for shard in sorted(shards, key=lambda each: place[each.key]):
-        follows = bool(chunks) and place[shard.key] == place[chunks[-1][-1].key] + 1
-        if follows and len(chunks[-1]) < _SHARDS_PER_RUN:
-            chunks[-1].append(shard)
-        else:
-            chunks.append([shard])
-    return chunks
-
-
 def _waiting(lake: Lake, shards: Sequence[Shard], handed: int) -> list[Shard]:
     beyond = [shard for shard in shards if shard.number > handed]
     if not beyond:
         return []
-    stored = set(lake.list(str(PurePosixPath(layout.media_index(beyond[0])).parent)))  # one listing, not N requests
+    stored = set(lake.list(layout.media_folder(beyond[0].dataset)))  # one listing, not N requests
     return [shard for shard in beyond if f"{shard.key}.parquet" not in stored]
-
-
-def _request(shards: Sequence[Shard]) -> dg.RunRequest:
-    first, last = shards[0].key, shards[-1].key
-    tags = {"caption_assets/arrival": "true"}
-    if first == last:
-        return dg.RunRequest(run_key=first, partition_key=first, tags=tags)
-    ranged = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-    return dg.RunRequest(run_key=f"{first}..{last}", tags=tags | ranged)

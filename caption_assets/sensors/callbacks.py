@@ -14,6 +14,7 @@ from caption_assets.config_callbacks import EventType
 from caption_assets.events.jobs import JobOutcome, outcome_key
 from caption_assets.events.looked import Looked
 from caption_assets.events.telling import tell_outcomes
+from caption_assets.lake import tables
 from caption_assets.lake.store import Lake
 from caption_assets.partitions import SHARDS
 from caption_assets.resources import PipelineResource
@@ -44,7 +45,11 @@ def _build() -> dg.SensorDefinition:
         if not settings.callbacks:
             return dg.SkipReason("the pipeline file names no callbacks any more")
         lines = tell_outcomes(
-            settings, Lake(settings.lake), lambda looked: list(_outcomes(context, looked)), _now, context.log.warning
+            settings,
+            Lake(settings.lake),
+            lambda looked: list(_outcomes(context, looked)),
+            tables.now,
+            context.log.warning,
         )
         for line in lines:
             context.log.info(line)
@@ -112,7 +117,3 @@ def _error(instance: dg.DagsterInstance, run_id: str) -> str | None:
 
 def _moment(seconds: float | None) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -16,7 +16,8 @@ from caption_assets.lake.layout import Shard
 from caption_assets.media.shard import build_media
 from caption_assets.partitions import SHARDS
 from caption_assets.resources import PipelineResource
-from caption_assets.sensors.arrivals import contiguous, handed_over
+from caption_assets.sensors.arrivals import handed_over
+from caption_assets.sensors.launching import contiguous
 from caption_assets.sources.planner import open_source, plan_dataset, planned_shards, read_plan
 from caption_assets_tests.assets.running import Pipeline, write_config
 
