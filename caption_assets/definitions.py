@@ -22,6 +22,8 @@ from caption_assets.k8s_tags import EXECUTOR_VARIABLE
 from caption_assets.resources import PipelineResource, VllmResource
 from caption_assets.sensors.arrivals import build_arrival_sensors
 from caption_assets.sensors.callbacks import build_callback_sensors
+from caption_assets.sensors.code_reload import build_code_reload_sensor
+from caption_assets.sensors.recaptioning import build_recaptioning_sensor
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies, shown once per asset at every load
 
@@ -48,7 +50,12 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             build_catalog_asset(loaded),
         ],
         jobs=build_jobs(loaded),
-        sensors=[*build_arrival_sensors(settings), *build_callback_sensors(settings)],
+        sensors=[
+            *build_arrival_sensors(settings),
+            *build_callback_sensors(settings),
+            build_code_reload_sensor(loaded),
+            build_recaptioning_sensor(loaded),
+        ],
         executor=_executor(),
         resources={
             "pipeline": PipelineResource(config_file=str(settings.file)),
