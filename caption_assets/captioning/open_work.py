@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import duckdb
 
@@ -15,8 +15,6 @@ from caption_assets.config import PipelineConfig
 from caption_assets.lake.layout import Shard
 
 MEDIA = "media"
-_UNTOUCHED = timedelta(minutes=10)
-"""A shard that was planned so recently may not have been handed over yet."""
 
 
 @dataclass
@@ -61,14 +59,16 @@ WITH mine AS (  -- of the present forms
     SELECT c.shard, c.perspective, count(*) AS present
     FROM caption_rows c JOIN perspectives p ON p.perspective = c.perspective AND p.fingerprint = c.fingerprint
     GROUP BY ALL
-), touched AS (SELECT DISTINCT shard FROM caption_rows)
+), touched AS (SELECT DISTINCT shard FROM caption_rows),
+young AS (SELECT shard FROM media GROUP BY shard HAVING max(created_at) >= $before)
 SELECT s.shard, s.perspective, count(*) FILTER (reason = 'missing') AS missing,
        count(*) FILTER (reason IN ('stale', 'inputs_changed')) AS stale,
        string_agg(DISTINCT why, '; ' ORDER BY why) FILTER (reason IN ('stale', 'inputs_changed')) AS why,
        sum(seconds) AS seconds, sum(cost) AS cost,
-       coalesce(any_value(present), 0) AS present, any_value(touched.shard) IS NOT NULL AS touched
+       coalesce(any_value(present), 0) AS present,
+       any_value(touched.shard) IS NULL AND any_value(young.shard) IS NULL AS abandoned
 FROM stale s LEFT JOIN mine ON mine.shard = s.shard AND mine.perspective = s.perspective
-LEFT JOIN touched ON touched.shard = s.shard
+LEFT JOIN touched ON touched.shard = s.shard LEFT JOIN young ON young.shard = s.shard
 WHERE reason <> 'failed' GROUP BY ALL
 """
 
@@ -116,19 +116,24 @@ SELECT run_id, shard, perspective, pictures, pictures * p.cost FROM untold LEFT 
 
 
 def find_open(
-    views: duckdb.DuckDBPyConnection, config: PipelineConfig, bound: Mapping[str, BoundPerspective], now: datetime
+    views: duckdb.DuckDBPyConnection, config: PipelineConfig, bound: Mapping[str, BoundPerspective], before: datetime
 ) -> dict[str, OpenShard]:
     """All that is open, by shard.
 
-    Unfinished, and so repairable, is: a planned shard of a watched dataset without media, or without any caption; and a
-    perspective that has rows of a shard, but not all.
+    Unfinished, and so repairable, is: a shard of a watched dataset that was planned but has no media, or has media but
+    no caption at all; and a perspective that has rows of a shard, but not all.
+
+    Args:
+        before: a shard that was planned, or whose media were made, since then may be in somebody's hands.
     """
     found: dict[str, OpenShard] = {}
     watched = {name for name, dataset in config.datasets.items() if dataset.watch}
-    for shard, name, missing, stale, why, seconds, cost, present, touched in views.execute(_MISSING).fetchall():
+    for shard, name, missing, stale, why, seconds, cost, present, abandoned in views.execute(
+        _MISSING, {"before": before}
+    ).fetchall():
         look = _look(found, shard, name)
         look.missing, look.stale, look.why, look.seconds, look.cost = missing, stale, why or "", seconds, cost
-        if present or (not touched and Shard.parse(shard).dataset in watched):
+        if present or (abandoned and Shard.parse(shard).dataset in watched):
             look.repairable, look.unfinished = missing, missing > 0
     for shard, name, kind, attempts, retryable, pictures, at in views.execute(_FAILED).fetchall():
         if not (retryable if name == MEDIA else not is_final(kind, attempts, config.captions.max_attempts)):
@@ -137,7 +142,7 @@ def find_open(
         look.repairable += pictures
         each = found[shard]
         each.tried_at = max(at, each.tried_at or at)
-    for shard, pictures in views.execute(_WITHOUT_MEDIA, {"before": now - _UNTOUCHED}).fetchall():
+    for shard, pictures in views.execute(_WITHOUT_MEDIA, {"before": before}).fetchall():
         if Shard.parse(shard).dataset in watched:
             _look(found, shard, MEDIA).repairable += pictures
     known = {MEDIA, *bound}

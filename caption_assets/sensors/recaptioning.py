@@ -156,6 +156,7 @@ class _Tick:
     def __init__(self, instance: dg.DagsterInstance, loaded: Loaded, memory: _Memory, now: datetime) -> None:
         self._instance, self._loaded, self._memory, self._now = instance, loaded, memory, now
         self._config = loaded.config.recaption
+        self._pause = timedelta(minutes=self._config.repairs.pause_minutes)
         self._runs = _Runs(instance, now)
         self._partitions = list(instance.get_dynamic_partitions(SHARDS))
         self.open: dict[str, OpenShard] = {}
@@ -164,7 +165,7 @@ class _Tick:
         """The runs to launch, and what is to be said."""
         midnight = self._now.replace(hour=0, minute=0, second=0, microsecond=0)
         with open_views(self._loaded.config, self._loaded.bound) as views:
-            self.open = find_open(views, self._loaded.config, self._loaded.bound, self._now)
+            self.open = find_open(views, self._loaded.config, self._loaded.bound, self._now - self._pause)
             done = {
                 cause: find_done(views, cause.label, midnight, self._runs.today(cause, midnight))
                 for cause in (Cause.REPAIR, Cause.RECAPTIONING)
@@ -213,9 +214,8 @@ class _Tick:
     def _due(self, each: OpenShard, decision: Decision, tried_at: datetime | None) -> bool:
         key = each.shard.key
         failed_at = max((at for at in (self._runs.failed_at.get(key), tried_at) if at), default=None)
-        pause = timedelta(minutes=self._config.repairs.pause_minutes)
         due = key not in self._runs.cancelled and self._memory.tried.get(key, Tried()).is_due(
-            self._now, pause, failed_at
+            self._now, self._pause, failed_at
         )
         decision.left_alone += not due
         return due

@@ -227,9 +227,11 @@ def test_a_repair_redoes_nothing_that_policy_forbids(changing: Changing, later: 
     assert what(request)[2] == {"scene_count"}
 
 
-def test_what_a_run_left_unfinished_is_repaired(changing: Changing) -> None:
+def test_what_a_run_left_unfinished_is_repaired(changing: Changing, later: Clock) -> None:
     assert changing.pipeline.ingest("street").success
     assert changing.pipeline.run("", "street-000000", "street-000002", select=["media"]).success
+    assert not changing.tick().run_requests, "somebody may be about to caption them"
+    later(timedelta(minutes=16))
     (request,) = changing.tick().run_requests or []
     assert what(request) == ("street-000000", "street-000002", {"scene_caption", "scene_count", "synthesized_caption"})
     assert changing.run(request).success
@@ -239,7 +241,7 @@ def test_what_a_run_left_unfinished_is_repaired(changing: Changing) -> None:
 def test_a_planned_shard_that_nobody_took_is_repaired(changing: Changing, later: Clock) -> None:
     assert changing.pipeline.ingest("street").success
     assert not changing.tick().run_requests, "arrivals are about to hand it over"
-    later(timedelta(minutes=11))
+    later(timedelta(minutes=16))
     (request,) = changing.tick().run_requests or []
     assert "media" in what(request)[2]
     assert changing.run(request).success
