@@ -27,6 +27,7 @@ from caption_assets.config_datasets import UrlListDataset as UrlListDataset
 from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
 from caption_assets.config_errors import ConfigError as ConfigError
 from caption_assets.config_errors import UniqueKeyLoader, explain
+from caption_assets.config_recaption import Recaption, check_recaption
 from caption_assets.config_secrets import EnvironmentSecret as EnvironmentSecret
 from caption_assets.config_secrets import by_reference
 
@@ -197,6 +198,7 @@ class PipelineConfig(Strict):
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
     callbacks: list[Callback] = Field(default=[])
+    recaption: Recaption = Recaption()
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
     @property
@@ -231,6 +233,14 @@ class PipelineConfig(Strict):
             if callback.url in {other.url for other in value[:number]}:
                 raise ValueError(f"entry {number}: its url is there twice; join the two entries")
         return value
+
+    @field_validator("recaption")
+    @classmethod
+    def _recaption(cls, value: Recaption, info: ValidationInfo) -> Recaption:
+        if not {"perspectives", "engines"} <= info.data.keys():
+            return value  # what is wrong there is said there
+        priced = any(isinstance(each, OpenAIEngine) and each.prices for each in info.data["engines"].values())
+        return check_recaption(value, info.data["perspectives"].enabled, priced)
 
     @field_validator("engines")
     @classmethod

@@ -92,6 +92,11 @@ def form_file(perspective: str, fingerprint: str) -> str:
     return f"{forms_folder(perspective)}/{fingerprint}.json"
 
 
+def run_forms_file(run_id: str) -> str:
+    """The forms of perspectives that a run began with."""
+    return f"forms/runs/{run_id}.json"
+
+
 def failures_file(stage: str, shard: Shard) -> str:
     """A shard's failures of one stage: `media` or a perspective's name."""
     return f"failures/stage={stage}/dataset={shard.dataset}/{shard.key}.parquet"

@@ -139,6 +139,7 @@ RUNS = pa.schema(
         ("seconds", pa.float64()),
         ("cost", pa.float64()),  # in the currency of the engine's prices; null where it has none
         ("contributor", pa.string()),
+        ("cause", pa.string()),  # what launched it: arrival, repair, recaptioning; null: a person
         ("started_at", TIMESTAMP),
         ("ended_at", TIMESTAMP),
     ]
