@@ -50,6 +50,11 @@ def plan_file(shard: Shard) -> str:
     return f"{plan_folder(shard.dataset)}/{shard.key}.parquet"
 
 
+def waiting_file(dataset: str) -> str:
+    """New items of a dataset that wait for others before they are planned."""
+    return f"arrivals/dataset={dataset}/waiting.parquet"
+
+
 def media_folder(dataset: str) -> str:
     """Folder of a dataset's segments and their indexes."""
     return f"media/dataset={dataset}"

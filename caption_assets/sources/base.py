@@ -62,6 +62,10 @@ class Page:
     items: list[Item]
     after: str
     """The place behind which the listing goes on. What stood before it may come again, in another page."""
+    unsettled: Sequence[Item] = ()
+    """Items that are there, but may still be being written."""
+    whole: bool = True
+    """Whether everything could be looked at."""
 
 
 @runtime_checkable

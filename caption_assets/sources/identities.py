@@ -93,8 +93,7 @@ class IdentityTables:
     def add(self, ids: Ids, numbers: Numbers, about: dict[str, Any]) -> None:
         """Add identities; the lock must be held, and nobody may have changed the folder since the last `reload`."""
         if ids.shape[1]:
-            order = np.lexsort((ids[1], ids[0]))
-            self._append(np.vstack([ids, numbers.astype(np.uint64)])[:, order])
+            self._append(sorted_table(ids, numbers))
         while len(self._tables) > 1 and self._tables[-2].shape[1] < 2 * self._tables[-1].shape[1]:
             last, before = self._tables.pop(), self._tables.pop()
             del self._names[-2:]
@@ -105,7 +104,7 @@ class IdentityTables:
         """The numbers of identities, the highest of each; ABSENT of those that are not there."""
         found = np.full(ids.shape[1], ABSENT, np.int64)
         for table in self._tables:
-            _find(table, ids, found)
+            find_in(table, ids, found)
         return found
 
     def numbers_of(self, high: np.uint64) -> set[int]:
@@ -168,8 +167,14 @@ class IdentityTables:
                 file_.unlink(missing_ok=True)  # who has it open keeps it
 
 
-def _find(table: npt.NDArray[np.uint64], ids: Ids, found: Numbers) -> None:
-    """Raise `found` to a table's numbers."""
+def sorted_table(ids: Ids, numbers: Numbers) -> npt.NDArray[np.uint64]:
+    """Identities and numbers as `find_in` wants them; shape (3, n)."""
+    order = np.lexsort((ids[1], ids[0]))
+    return np.vstack([ids, numbers.astype(np.uint64)])[:, order]
+
+
+def find_in(table: npt.NDArray[np.uint64], ids: Ids, found: Numbers) -> None:
+    """Raise `found` to a table's numbers of these identities."""
     size = table.shape[1]
     at = np.searchsorted(table[0], ids[0])
     open_ = np.arange(ids.shape[1])

@@ -17,7 +17,7 @@ from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.sources.cache import cache_folder
-from caption_assets.sources.identities import ABSENT, Ids, IdentityTables, Numbers, identities
+from caption_assets.sources.identities import ABSENT, IdentityTables, Ids, Numbers, identities
 
 _FIRST, _FILES, _ROWS = 16, 500, 200_000
 """Plan files read at once: first, and at most, and rows that they are to have together."""
