@@ -156,6 +156,18 @@ TOMBSTONES = pa.schema(
     ]
 )
 
+DEPARTURES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("shard", pa.string()),  # that the item was planned in
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("gone", pa.bool_()),  # false: it is back; the latest row of an item holds
+        ("run_id", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
 MediaFailureKind = Literal[
     "gone",  # no longer there, or not in the planned version
     "forbidden",  # the store, the server or the file's owner refuses it
