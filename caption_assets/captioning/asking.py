@@ -107,7 +107,11 @@ class Answered:
 def first_request(
     bound: BoundPerspective, request_id: str, text: str, image: Image.Image | bytes | None, image_id: str | None
 ) -> EngineRequest:
-    """The request of a first attempt; the picture is pixels, or the bytes of its file."""
+    """The request of a first attempt; the picture is pixels, or the bytes of its file.
+
+    What looks at pictures goes first: text can wait without losing the cache that a picture's perspectives share, and
+    what has waited fills the engine while the last pictures, and what reads them, come to their ends.
+    """
     sampling = bound.perspective.sampling
     return EngineRequest(
         request_id=request_id,
@@ -122,6 +126,7 @@ def first_request(
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         repetition_penalty=1.0 if sampling.repetition_penalty is None else sampling.repetition_penalty,
+        priority=0 if bound.perspective.image else 1,
     )
 
 
