@@ -25,6 +25,7 @@ from typing import Any
 from PIL import Image
 
 from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.captioning.rows import NOTHING_READ, Digests
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 from caption_assets.lake.tables import CaptionFailureKind
 from caption_assets.perspectives import InvalidOutput, validate_output
@@ -82,14 +83,17 @@ class AskFailure(Exception):
         self.spent = Spent()
         self.partial: str | None = None
         """JSON: what is done of a picture whose regions are looked at one by one."""
+        self.read: Digests | None = None
+        """What the prompt read, where that came to be known."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier runs tried in vain: how often, and how that ended."""
+    """What earlier runs tried in vain: how often, how that ended, and what the prompt read."""
 
     attempts: int = 0
     kind: str | None = None
+    read: Digests = NOTHING_READ
 
 
 @dataclass(frozen=True)

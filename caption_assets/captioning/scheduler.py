@@ -18,19 +18,19 @@ from typing import Any
 from PIL import Image
 
 from caption_assets.captioning import rows
-from caption_assets.captioning.asking import AskFailure, ask, decoded, first_request, unreadable
+from caption_assets.captioning.asking import Answered, AskFailure, ask, decoded, first_request, unreadable
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.recording import Provenance, ShardRecorder
 from caption_assets.captioning.regions import RegionAsker, RegionLook
 from caption_assets.captioning.report import Progress, ShardReport
 from caption_assets.captioning.rows import Part, PartBuffer, PartWriter
-from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork
+from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork, source_read
 from caption_assets.config import Captions
 from caption_assets.engine.lazy import LazyEngine
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_picture
-from caption_assets.perspectives import Perspective, PromptError, render_prompt, source_values
+from caption_assets.perspectives import Perspective, PromptError, render_prompt
 
 _DECODERS = 2
 _READ_AHEAD = 32
@@ -227,7 +227,8 @@ class Scheduler:
         row: Row | None = None
         try:
             inputs = {name: await answers[name] for name in bound.inputs}
-            answer, row = await self._answer(recorder, picture, bound, ahead, inputs)
+            if outcome := await self._answer(recorder, picture, bound, ahead, inputs):
+                answer, row = outcome
         except AskFailure as failure:
             recorder.fail(picture, bound, failure)
             self._count_failure(failure)
@@ -247,21 +248,45 @@ class Scheduler:
         bound: BoundPerspective,
         ahead: ReadAhead,
         inputs: dict[str, Answer | None],
-    ) -> tuple[Answer, Row | None]:
-        """The output and the row to write for it, from the cheapest place that has it. Raises AskFailure."""
+    ) -> tuple[Answer, Row | None] | None:
+        """The output and the row to write for it, from the cheapest place that has it; None where an earlier run's
+        failure stands. Raises AskFailure."""
         read = {name: answer for name, answer in inputs.items() if answer is not None}
         if missing := sorted(inputs.keys() - read.keys()):
+            if recorder.still_failed(picture, bound, None):
+                return None
             raise AskFailure("input_missing", f"no output of {', '.join(missing)} yet", attempts=0)
-        source = json.loads(picture.media["source"] or "{}")
         digests = rows.Digests(
-            rows.input_digest({name: answer.digest for name, answer in read.items()}),
-            rows.source_digest(source_values(bound.perspective, source)),
+            rows.input_digest({name: answer.digest for name, answer in read.items()}), source_read(bound, picture.media)
         )
+        if recorder.still_failed(picture, bound, digests.inputs):
+            return None
         if there := recorder.already(picture, bound, digests):
             return there, None
         if copied := recorder.elsewhere(picture, bound, digests):
             return copied
         outputs = {name: answer.output for name, answer in read.items()}
+        started = time.monotonic()
+        try:
+            answered = await self._ask(recorder, picture, bound, ahead, outputs, digests)
+        except AskFailure as failure:
+            failure.read = digests
+            raise
+        self._done += 1
+        self._tokens += answered.reply.completion_tokens
+        return recorder.caption(picture, bound, answered, digests, time.monotonic() - started)
+
+    async def _ask(
+        self,
+        recorder: ShardRecorder,
+        picture: PictureWork,
+        bound: BoundPerspective,
+        ahead: ReadAhead,
+        outputs: Mapping[str, Mapping[str, Any]],
+        digests: rows.Digests,
+    ) -> Answered:
+        """Ask the engine: about the picture, or about each of its regions. Raises AskFailure."""
+        source = json.loads(picture.media["source"] or "{}")
 
         def text(region: Mapping[str, Any] | None = None) -> str:
             try:
@@ -270,20 +295,14 @@ class Scheduler:
                 raise AskFailure("prompt", str(error), attempts=0) from None
 
         request_id = f"{recorder.work.shard.key}/{picture.media_id[:16]}/{bound.name}"
-        started = time.monotonic()
-        earlier = recorder.earlier(picture, bound)
+        earlier = recorder.earlier(picture, bound, digests)
         if bound.perspective.regions:
             partial = recorder.work.partial.get((bound.name, picture.media_id))
             look = RegionLook(bound, request_id, picture.media, outputs, digests, partial, earlier, text, ahead.image)
-            answered = await self._regions.ask(look)
-        else:
-            image = await ahead.image() if bound.perspective.image else None
-            request = first_request(bound, request_id, text(), image, picture.media_id if image else None)
-            started = time.monotonic()
-            answered = await ask(self._engine, bound, request, self._settings.max_attempts, earlier)
-        self._done += 1
-        self._tokens += answered.reply.completion_tokens
-        return recorder.caption(picture, bound, answered, digests, time.monotonic() - started)
+            return await self._regions.ask(look)
+        image = await ahead.image() if bound.perspective.image else None
+        request = first_request(bound, request_id, text(), image, picture.media_id if image else None)
+        return await ask(self._engine, bound, request, self._settings.max_attempts, earlier)
 
     def _count_failure(self, failure: AskFailure) -> None:
         """Trip the breaker when too large a share of the outcomes are failures."""
