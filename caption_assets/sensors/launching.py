@@ -97,17 +97,32 @@ def contiguous(shards: Sequence[Shard], partitions: Sequence[str], most: int = _
     return chunks
 
 
+class ShardOrder:
+    """The keys of all shards in the order in which they were registered, which ranges follow."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = list(keys)
+        self._place = {key: number for number, key in enumerate(self.keys)}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._place
+
+    def of_run(self, run: dg.DagsterRun) -> Sequence[str]:
+        """The partitions of a run."""
+        if key := run.tags.get("dagster/partition"):
+            return [key]
+        first, last = (run.tags.get(tag) for tag in _RANGE)
+        if first is None or last is None:
+            return []
+        if first in self and last in self:
+            return self.keys[self._place[first] : self._place[last] + 1]
+        return [first, last]  # a range of datasets, or of shards that are gone
+
+
 def shards_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str]:
-    """The partitions of a run; a range follows the order in which shards were registered."""
-    if key := run.tags.get("dagster/partition"):
-        return [key]
-    first, last = (run.tags.get(tag) for tag in _RANGE)
-    if first is None or last is None:
-        return []
-    shards = list(instance.get_dynamic_partitions(SHARDS))
-    if first in shards and last in shards:
-        return shards[shards.index(first) : shards.index(last) + 1]
-    return [first, last]  # a range of datasets, or of shards that are gone
+    """The partitions of one run; `ShardOrder` is for many."""
+    ranged = _RANGE[0] in run.tags
+    return ShardOrder(instance.get_dynamic_partitions(SHARDS) if ranged else []).of_run(run)
 
 
 def _request(
