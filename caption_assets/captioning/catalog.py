@@ -10,6 +10,7 @@ from caption_assets.captioning.binding import BoundPerspective, bind_perspective
 from caption_assets.captioning.forms import changes_since
 from caption_assets.config import PipelineConfig
 from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import arrow_type
 
@@ -19,10 +20,10 @@ def refresh(config: PipelineConfig, lake: Lake) -> None:
     refresh_catalog(lake, _wanted(lake, bind_perspectives(config)))
 
 
-def open_views(config: PipelineConfig) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now."""
+def open_views(config: PipelineConfig, known: KnownRuns = NOTHING_KNOWN) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now; `known`: what Dagster knows of runs."""
     lake = Lake(config.lake)
-    return connect(lake, _wanted(lake, bind_perspectives(config)))
+    return connect(lake, _wanted(lake, bind_perspectives(config)), known)
 
 
 def _wanted(lake: Lake, bound: Mapping[str, BoundPerspective]) -> dict[str, Wanted]:
