@@ -7,7 +7,6 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from caption_assets import run_tags
 from caption_assets.lake.layout import Shard
-from caption_assets.partitions import SHARDS
 from caption_assets.run_tags import Cause
 
 _SHARDS_PER_RUN = 50
@@ -95,19 +94,6 @@ def contiguous(shards: Sequence[Shard], partitions: Sequence[str], most: int = _
         else:
             chunks.append([shard])
     return chunks
-
-
-def shards_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str]:
-    """The partitions of a run; a range follows the order in which shards were registered."""
-    if key := run.tags.get("dagster/partition"):
-        return [key]
-    first, last = (run.tags.get(tag) for tag in _RANGE)
-    if first is None or last is None:
-        return []
-    shards = list(instance.get_dynamic_partitions(SHARDS))
-    if first in shards and last in shards:
-        return shards[shards.index(first) : shards.index(last) + 1]
-    return [first, last]  # a range of datasets, or of shards that are gone
 
 
 def _request(

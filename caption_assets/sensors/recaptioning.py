@@ -33,9 +33,9 @@ from caption_assets.captioning.recaption import (
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout, tables
 from caption_assets.lake.store import Lake
-from caption_assets.partitions import SHARDS
+from caption_assets.partitions import SHARDS, partitions_of
 from caption_assets.run_tags import Cause
-from caption_assets.sensors.launching import ACTIVE, WAITING, Turns, contiguous, run_requests, shards_of_run
+from caption_assets.sensors.launching import ACTIVE, WAITING, Turns, contiguous, run_requests
 
 RECAPTIONING = "recaptioning"
 _INTERVAL_SECONDS = 30
@@ -128,14 +128,15 @@ class _Runs:
 
     def __init__(self, instance: dg.DagsterInstance, now: datetime) -> None:
         self._instance = instance
+        self.shards = list(instance.get_dynamic_partitions(SHARDS))
         self.active = instance.get_runs(RunsFilter(statuses=ACTIVE))
-        self.taken = {key for run in self.active for key in shards_of_run(instance, run)}
+        self.taken = {key for run in self.active for key in partitions_of(run, lambda: self.shards)}
         self.failed_at: dict[str, datetime] = {}
         self.cancelled: set[str] = set()
         ended = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED], updated_after=now - _DAY)
         for record in instance.get_run_records(ended, limit=1000, order_by="update_timestamp"):
             run, at = record.dagster_run, record.update_timestamp.replace(tzinfo=UTC)
-            for key in shards_of_run(instance, run):
+            for key in partitions_of(run, lambda: self.shards):
                 self.failed_at[key] = max(at, self.failed_at.get(key, at))
                 if run.status is DagsterRunStatus.CANCELED:
                     self.cancelled.add(key)
@@ -158,7 +159,6 @@ class _Tick:
         self._config = loaded.config.recaption
         self._pause = timedelta(minutes=self._config.repairs.pause_minutes)
         self._runs = _Runs(instance, now)
-        self._partitions = list(instance.get_dynamic_partitions(SHARDS))
         self.open: dict[str, OpenShard] = {}
 
     def run(self) -> tuple[list[dg.RunRequest], list[str]]:
@@ -208,7 +208,7 @@ class _Tick:
         return decision
 
     def _free(self) -> Iterator[OpenShard]:
-        known = set(self._partitions)
+        known = set(self._runs.shards)
         return (each for key, each in self.open.items() if key not in self._runs.taken and key in known)
 
     def _due(self, each: OpenShard, decision: Decision, tried_at: datetime | None) -> bool:
@@ -252,7 +252,7 @@ class _Tick:
             alike[portion.media, portion.perspectives][portion.shard.key] = portion
         for group in alike.values():
             shards = [portion.shard for portion in group.values()]
-            for chunk in contiguous(shards, self._partitions, self._config.shards_per_run):
+            for chunk in contiguous(shards, self._runs.shards, self._config.shards_per_run):
                 yield [group[shard.key] for shard in chunk]
 
     def _request(self, cause: Cause, chunk: Sequence[Portion], turns: Turns) -> list[dg.RunRequest]:
@@ -266,7 +266,7 @@ class _Tick:
             self._instance,
             cause,
             [portion.shard for portion in chunk],
-            self._partitions,
+            self._runs.shards,
             tags | ({run_tags.COST: f"{cost:.6f}"} if cost else {}),
             run_key=False,
             assets=[*media, *(caption_key(name) for name in chunk[0].perspectives)],
