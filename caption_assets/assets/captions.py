@@ -173,7 +173,6 @@ def _held_back(
 
 
 def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport) -> dg.AssetMaterialization:
-    made = look.done + look.reused
     seconds = max(look.seconds, 1e-9)
     kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(look.failure_kinds.items()))
     return dg.AssetMaterialization(
@@ -187,7 +186,7 @@ def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport)
             "failed": look.failed,
             "failure kinds": kinds or "none",
             **({"shown smaller": look.smaller} if look.smaller else {}),
-            "pictures per second": round(made / seconds, 1),
+            "pictures per second": round(look.rate, 1),
             "tokens per second": round(look.completion_tokens / seconds, 1),
             "prompt tokens": look.prompt_tokens,
             "prompt tokens from cache": look.cached_tokens,

@@ -10,6 +10,7 @@ from caption_assets.captioning.binding import BoundPerspective, bind_perspective
 from caption_assets.captioning.forms import changes_since
 from caption_assets.config import PipelineConfig
 from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import arrow_type
 
@@ -25,10 +26,17 @@ def refresh(config: PipelineConfig, lake: Lake, bound: Bound | None = None) -> N
     refresh_catalog(lake, _wanted(lake, bound or bind_perspectives(config)))
 
 
-def open_views(config: PipelineConfig, bound: Bound | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now. `bound`: as for `refresh`."""
+def open_views(
+    config: PipelineConfig, bound: Bound | None = None, known: KnownRuns = NOTHING_KNOWN
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now.
+
+    Args:
+        bound: as for `refresh`.
+        known: what Dagster knows of runs.
+    """
     lake = Lake(config.lake)
-    return connect(lake, _wanted(lake, bound or bind_perspectives(config)))
+    return connect(lake, _wanted(lake, bound or bind_perspectives(config)), known)
 
 
 def _wanted(lake: Lake, bound: Bound) -> dict[str, Wanted]:

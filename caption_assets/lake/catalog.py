@@ -24,6 +24,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake, table_bytes
 
 _MAX_SPILL = "16GB"
@@ -58,6 +59,8 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         layout.NO_NEAR_DUPLICATES: tables.NEAR_DUPLICATES,
         f"{layout.TOMBSTONES}/empty.parquet": tables.TOMBSTONES,
     }
+    if not lake.exists(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}"):
+        lake.write(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}", b"")
     for name, each in wanted.items():
         folder = layout.fingerprint_folder(name, each.fingerprint)
         empty[f"{folder}/dataset=_/shard=_/empty.parquet"] = tables.captions_schema(each.output)
@@ -80,18 +83,20 @@ def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
 
 
 @_while_sealed
-def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now."""
+def connect(lake: Lake, wanted: Mapping[str, Wanted], known: KnownRuns = NOTHING_KNOWN) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now; `known`: what Dagster knows of runs."""
     ensure_tables(lake, wanted)
     spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
     connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    create_views(connection, lake, wanted)
+    create_views(connection, lake, wanted, known)
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted]) -> None:
+def create_views(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted], known: KnownRuns = NOTHING_KNOWN
+) -> None:
     """Create the manifest and all views in an empty database. There is at least one perspective."""
     current = read_current(lake)
     names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
@@ -111,6 +116,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapp
                 pairs=_read(lake, "duplicates/*.parquet"),
             )
         )
+    create_status_views(connection, lambda pattern: _location(lake, pattern), known)
 
 
 def _fingerprints(lake: Lake, name: str) -> list[str]:

@@ -9,6 +9,8 @@ EMPTY = "dataset=_/empty.parquet"
 CATALOG = "catalog.duckdb"
 CURRENT = "current.json"
 RUNS = "runs"
+RUNNING = "running"
+NO_HEARTBEAT = "empty.json"
 OUTBOX = "events/outbox"
 LEASES = "events/leases"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
@@ -116,6 +118,11 @@ def departures_folder(dataset: str) -> str:
 def run_file(day: str, run_id: str, step: str) -> str:
     """What one step of one run did. `day` is YYYY-MM-DD."""
     return f"{RUNS}/{day}/{run_id}-{step}.parquet"
+
+
+def heartbeat_file(name: str) -> str:
+    """How far one worker is."""
+    return f"{RUNNING}/{name}.json"
 
 
 def export_folder(format_name: str, dataset: str) -> str:

@@ -16,8 +16,8 @@ from caption_assets.events.looked import Looked
 from caption_assets.events.telling import tell_outcomes
 from caption_assets.lake import tables
 from caption_assets.lake.store import Lake
+from caption_assets.partitions import SHARDS, partitions_of
 from caption_assets.resources import PipelineResource
-from caption_assets.sensors.launching import shards_of_run
 
 CALLBACKS = "callbacks"
 _INTERVAL_SECONDS = 30
@@ -70,7 +70,7 @@ def _outcomes(context: dg.SensorEvaluationContext, looked: Looked) -> Iterator[J
             run.run_id,
             run.job_name,
             _OUTCOMES[run.status],
-            shards_of_run(context.instance, run),
+            partitions_of(run, lambda: context.instance.get_dynamic_partitions(SHARDS)),
             _moment(record.start_time),
             _moment(record.end_time) or record.update_timestamp.replace(tzinfo=UTC),
             _error(context.instance, run.run_id) if failed else None,

@@ -7,7 +7,6 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from caption_assets import run_tags
 from caption_assets.lake.layout import Shard
-from caption_assets.partitions import SHARDS
 from caption_assets.run_tags import Cause
 
 _SHARDS_PER_RUN = 50
@@ -95,34 +94,6 @@ def contiguous(shards: Sequence[Shard], partitions: Sequence[str], most: int = _
         else:
             chunks.append([shard])
     return chunks
-
-
-class ShardOrder:
-    """The keys of all shards in the order in which they were registered, which ranges follow."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self.keys = list(keys)
-        self._place = {key: number for number, key in enumerate(self.keys)}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._place
-
-    def of_run(self, run: dg.DagsterRun) -> Sequence[str]:
-        """The partitions of a run."""
-        if key := run.tags.get("dagster/partition"):
-            return [key]
-        first, last = (run.tags.get(tag) for tag in _RANGE)
-        if first is None or last is None:
-            return []
-        if first in self and last in self:
-            return self.keys[self._place[first] : self._place[last] + 1]
-        return [first, last]  # a range of datasets, or of shards that are gone
-
-
-def shards_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str]:
-    """The partitions of one run; `ShardOrder` is for many."""
-    ranged = _RANGE[0] in run.tags
-    return ShardOrder(instance.get_dynamic_partitions(SHARDS) if ranged else []).of_run(run)
 
 
 def _request(

@@ -33,9 +33,9 @@ from caption_assets.captioning.recaption import (
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout, tables
 from caption_assets.lake.store import Lake
-from caption_assets.partitions import SHARDS
+from caption_assets.partitions import SHARDS, partitions_of
 from caption_assets.run_tags import Cause
-from caption_assets.sensors.launching import ACTIVE, WAITING, ShardOrder, Turns, contiguous, run_requests
+from caption_assets.sensors.launching import ACTIVE, WAITING, Turns, contiguous, run_requests
 
 RECAPTIONING = "recaptioning"
 _INTERVAL_SECONDS = 30
@@ -68,7 +68,7 @@ def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
         if files_digest(loaded.config) != loaded.digest:
             return dg.SkipReason("perspectives or pipeline file have changed: waits until they are loaded")
         memory = _Memory.read(context.cursor, loaded)
-        shards = ShardOrder(context.instance.get_dynamic_partitions(SHARDS))
+        shards = list(context.instance.get_dynamic_partitions(SHARDS))
         state = _state(loaded, shards, now)
         if memory.idle == state:
             return dg.SkipReason(_NOTHING)
@@ -116,27 +116,27 @@ class _Memory:
         return json.dumps({"version": _CURSOR_VERSION, "forms": self.forms, "tried": tried, "idle": self.idle})
 
 
-def _state(loaded: Loaded, shards: ShardOrder, now: datetime) -> str:
+def _state(loaded: Loaded, shards: Sequence[str], now: datetime) -> str:
     """What changes whenever a run has ended or a shard was registered, and every quarter of an hour; cheap to have."""
     lake, quarter = Lake(loaded.config.lake), int(now.timestamp() // 900)
     days = [day for day in lake.list(layout.RUNS) if day != "_"][-2:]
     runs = [f"{day}={len(lake.list(f'{layout.RUNS}/{day}'))}" for day in days]
-    return " ".join([str(quarter), str(len(shards.keys)), *runs])
+    return " ".join([str(quarter), str(len(shards)), *runs])
 
 
 class _Runs:
     """What Dagster knows: which shards are taken, and which failed or were cancelled lately."""
 
-    def __init__(self, instance: dg.DagsterInstance, shards: ShardOrder, now: datetime) -> None:
+    def __init__(self, instance: dg.DagsterInstance, shards: Sequence[str], now: datetime) -> None:
         self._instance = instance
         self.active = instance.get_runs(RunsFilter(statuses=ACTIVE))
-        self.taken = {key for run in self.active for key in shards.of_run(run)}
+        self.taken = {key for run in self.active for key in partitions_of(run, lambda: shards)}
         self.failed_at: dict[str, datetime] = {}
         self.cancelled: set[str] = set()
         ended = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED], updated_after=now - _DAY)
         for record in instance.get_run_records(ended, limit=1000, order_by="update_timestamp"):
             run, at = record.dagster_run, record.update_timestamp.replace(tzinfo=UTC)
-            for key in shards.of_run(run):
+            for key in partitions_of(run, lambda: shards):
                 self.failed_at[key] = max(at, self.failed_at.get(key, at))
                 if run.status is DagsterRunStatus.CANCELED:
                     self.cancelled.add(key)
@@ -155,7 +155,7 @@ class _Tick:
     """One evaluation."""
 
     def __init__(
-        self, instance: dg.DagsterInstance, loaded: Loaded, shards: ShardOrder, memory: _Memory, now: datetime
+        self, instance: dg.DagsterInstance, loaded: Loaded, shards: Sequence[str], memory: _Memory, now: datetime
     ) -> None:
         self._instance, self._loaded, self._memory, self._now = instance, loaded, memory, now
         self._config = loaded.config.recaption
@@ -217,8 +217,8 @@ class _Tick:
         return decision
 
     def _free(self) -> Iterator[OpenShard]:
-        taken = self._runs.taken | self._repaired
-        return (each for key, each in self._open.items() if key not in taken and key in self._shards)
+        taken, known = self._runs.taken | self._repaired, set(self._shards)
+        return (each for key, each in self._open.items() if key not in taken and key in known)
 
     def _due(self, each: OpenShard, decision: Decision, tried_at: datetime | None) -> bool:
         key = each.shard.key
@@ -261,7 +261,7 @@ class _Tick:
             alike[portion.media, portion.perspectives][portion.shard.key] = portion
         for group in alike.values():
             shards = [portion.shard for portion in group.values()]
-            for chunk in contiguous(shards, self._shards.keys, self._config.shards_per_run):
+            for chunk in contiguous(shards, self._shards, self._config.shards_per_run):
                 yield [group[shard.key] for shard in chunk]
 
     def _request(self, cause: Cause, chunk: Sequence[Portion], turns: Turns) -> list[dg.RunRequest]:
@@ -275,7 +275,7 @@ class _Tick:
             self._instance,
             cause,
             [portion.shard for portion in chunk],
-            self._shards.keys,
+            self._shards,
             tags | ({run_tags.COST: f"{cost:.6f}"} if cost else {}),
             run_key=False,
             assets=[*media, *(caption_key(name) for name in chunk[0].perspectives)],
