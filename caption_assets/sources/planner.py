@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow as pa
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
-from caption_assets.sources.base import CompletesItems, Item, Source
+from caption_assets.sources.base import CompletesItems, GivesOnce, Item, Source
 from caption_assets.sources.kinds import open_source as open_source
 
 
@@ -29,6 +29,8 @@ class Planned:
     shards: list[Shard]
     new_shards: list[Shard]
     new_items: int
+    notes: list[str] = field(default_factory=list)
+    """What the source has to say, in lines."""
 
 
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
@@ -56,9 +58,12 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
         known, shards = _planned_identities(lake, dataset)
         number = shards[-1].number + 1 if shards else 0
         fresh = _unknown(source.scan(), known)
-        lost = False
+        lost, held = False, list[Item]()
         for chunk in _chunks(fresh, shard_size):
             shard = Shard(dataset, number)
+            if len(chunk) < shard_size and isinstance(source, GivesOnce) and not source.closes(chunk):
+                held = chunk
+                break
             if isinstance(source, CompletesItems):
                 chunk = source.complete(chunk)
             if not lake.create(layout.plan_file(shard), table_bytes(_plan_table(shard, chunk))):
@@ -68,7 +73,8 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
             new_items += len(chunk)
             number += 1
         if not lost:
-            return Planned(planned_shards(lake, dataset), new_shards, new_items)
+            notes = source.planned(held) if isinstance(source, GivesOnce) else []
+            return Planned(planned_shards(lake, dataset), new_shards, new_items, notes)
 
 
 def read_plan(lake: Lake, shard: Shard) -> list[Item]:
