@@ -21,6 +21,7 @@ from caption_assets.k8s_tags import EXECUTOR_VARIABLE
 from caption_assets.resources import PipelineResource, VllmResource
 from caption_assets.sensors.arrivals import build_arrival_sensors
 from caption_assets.sensors.callbacks import build_callback_sensors
+from caption_assets.sensors.kafka import build_kafka_sensors
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies, shown once per asset at every load
 
@@ -46,7 +47,11 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             build_catalog_asset(settings),
         ],
         jobs=build_jobs(settings),
-        sensors=[*build_arrival_sensors(settings), *build_callback_sensors(settings)],
+        sensors=[
+            *build_arrival_sensors(settings),
+            *build_callback_sensors(settings),
+            *build_kafka_sensors(settings),
+        ],
         executor=_executor(),
         resources={
             "pipeline": PipelineResource(config_file=str(settings.file)),

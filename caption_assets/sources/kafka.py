@@ -69,6 +69,8 @@ class _Scan:
     """Refusals and dead letters: partition and offset of the message, and what is to be sent."""
     poison: list[str] = field(default_factory=list)
     answers_bytes: int = 0
+    anew: set[int] = field(default_factory=set)
+    """Partitions whose committed offset is of another topic of this name."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -191,6 +193,7 @@ class KafkaSource:
             scan.notes.append(f"{low - offset} messages of {place} were deleted before they were read")
         if offset > high:
             scan.notes.append(f"{place} was made anew: it is read from its beginning")
+            scan.anew.add(committed.partition)
         return offset if low <= offset <= high else low
 
     def _read(self, consumer: Consumer, scan: _Scan) -> Iterator[Item]:
@@ -319,14 +322,20 @@ class KafkaSource:
         return None
 
     def _commit(self, ends: Mapping[int, int]) -> None:
+        """Move the group's offsets on, nowhere back. Raises KafkaAway."""
         from confluent_kafka import TopicPartition
 
-        offsets = [TopicPartition(self._dataset.topic, partition, end) for partition, end in sorted(ends.items())]
+        wanted = [TopicPartition(self._dataset.topic, partition, end) for partition, end in sorted(ends.items())]
         with (
             open_consumer(self._client, self._dataset.group) as consumer,
             translated(f"the offsets of {self._dataset.topic} cannot be committed"),
         ):
-            done = consumer.commit(offsets=offsets, asynchronous=False) or []
+            # a commit waits for its answer for as long as it takes: first see whether there is somebody to answer
+            there = {each.partition: each.offset for each in consumer.committed(wanted, timeout=ANSWER_SECONDS)}
+            further = [
+                each for each in wanted if each.offset > there[each.partition] or each.partition in self._scan.anew
+            ]
+            done = (consumer.commit(offsets=further, asynchronous=False) if further else None) or []
         if failed := [each for each in done if each.error]:
             raise KafkaAway(f"{failed[0].topic}/{failed[0].partition} cannot be committed: {failed[0].error}")
 
