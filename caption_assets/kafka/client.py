@@ -74,7 +74,8 @@ def open_producer(client: Mapping[str, Any]) -> Producer:
         "queue.buffering.max.kbytes": 65_536,
     }
     with translated("the settings of kafka cannot be used"):
-        return producer_class(options, logger=_SILENT)
+        producer: Producer = producer_class(options, logger=_SILENT)
+        return producer
 
 
 @contextmanager

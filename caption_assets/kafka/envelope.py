@@ -86,10 +86,10 @@ def read(value: bytes | None, limit: int) -> Mapping[str, Any]:
         raise PoisonError("the message is no JSON object")
     if document.get("type") not in INCOMING:
         raise PoisonError(f"type {str(document.get('type'))[:60]!r} is none of {', '.join(INCOMING)}")
-    error = next(iter(_validator("incoming").iter_errors(document)), None)
-    if error:
-        where = ".".join(str(step) for step in error.absolute_path) or "the message"
-        raise PoisonError(f"{where}: {error.message}")
+    wrong = next(iter(_validator("incoming").iter_errors(document)), None)
+    if wrong:
+        where = ".".join(str(step) for step in wrong.absolute_path) or "the message"
+        raise PoisonError(f"{where}: {wrong.message}")
     return document
 
 

@@ -91,10 +91,9 @@ class Broker:
     def send(self, topic: str, *values: object, key: str | None = None, partition: int = 0, at: int = 0) -> None:
         """Write messages: bytes as they are, else as JSON; `at`: their time, in milliseconds."""
         producer = Producer({"bootstrap.servers": self.address})
-        times = {"timestamp": at} if at else {}
         for value in values:
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
-            producer.produce(topic, body, key, partition=partition, **times)
+            producer.produce(topic, body, key, partition=partition, timestamp=at)
         assert producer.flush(20) == 0
 
     def received(self, topic: str) -> list[Received]:
@@ -128,13 +127,17 @@ def _read(consumer: Consumer, count: int) -> Iterator[Received]:
             if message.error() is not None:
                 continue
             count -= 1
-            headers = {name: value.decode() for name, value in message.headers() or []}
+            headers = {str(each[0]): _text(each[1]) for each in message.headers() or []}
             partition, offset, value = message.partition(), message.offset(), message.value()
             assert partition is not None
             assert offset is not None
             assert isinstance(value, bytes)
             key = message.key()
             yield Received(partition, offset, key.encode() if isinstance(key, str) else key, value, headers)
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
 
 
 @contextmanager
