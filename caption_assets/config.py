@@ -30,6 +30,7 @@ from caption_assets.config_errors import UniqueKeyLoader, explain
 from caption_assets.config_kafka import Kafka, KafkaConnection, KafkaSecurity, check_kafka
 from caption_assets.config_kafka import KafkaDataset as KafkaDataset
 from caption_assets.config_kinds import DATASET_KINDS, Dataset
+from caption_assets.config_recaption import Recaption, check_recaption
 from caption_assets.config_secrets import EnvironmentSecret as EnvironmentSecret
 from caption_assets.config_secrets import by_reference
 
@@ -68,6 +69,9 @@ class Media(Strict):
     """A picture whose header promises more than this is a failure `too_large`, before a pixel is allocated."""
     max_file_mb: float = Field(default=500.0, gt=0)
     """A bigger file is a failure `too_large`, before it is read."""
+    max_decode_mb: float = Field(default=400.0, gt=0)
+    """A picture whose file and decoding take more memory than this is a failure `too_large`, before they take it; all
+    that are decoded at once stay within it, too."""
     quality: int = Field(default=90, ge=1, le=100)
     gps: bool = False
     """Whether the lake may hold where a picture was taken: columns, and what EXIF and XMP say of it."""
@@ -201,6 +205,7 @@ class PipelineConfig(Strict):
     captions: Captions = Captions()
     callbacks: list[Callback] = Field(default=[])
     kafka: Kafka | None = Field(default=None, validate_default=True)
+    recaption: Recaption = Recaption()
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
     @property
@@ -241,6 +246,14 @@ class PipelineConfig(Strict):
     def _kafka(cls, value: Kafka | None, info: ValidationInfo) -> Kafka | None:
         datasets = info.data.get("datasets", {}).items()
         return check_kafka(value, [name for name, each in datasets if each.kind == "kafka" and not each.brokers])
+
+    @field_validator("recaption")
+    @classmethod
+    def _recaption(cls, value: Recaption, info: ValidationInfo) -> Recaption:
+        if not {"perspectives", "engines"} <= info.data.keys():
+            return value  # what is wrong there is said there
+        priced = any(isinstance(each, OpenAIEngine) and each.prices for each in info.data["engines"].values())
+        return check_recaption(value, info.data["perspectives"].enabled, priced)
 
     @field_validator("engines")
     @classmethod

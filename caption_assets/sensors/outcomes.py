@@ -1,6 +1,6 @@
 """What happened to the runs of this pipeline's jobs: what sensors find among Dagster's runs."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -9,7 +9,7 @@ from dagster import DagsterRunStatus, RunRecord, RunsFilter
 from caption_assets.config_callbacks import EventType
 from caption_assets.events.jobs import BEGINNINGS, JobOutcome, outcome_key
 from caption_assets.events.looked import Looked
-from caption_assets.partitions import SHARDS
+from caption_assets.partitions import SHARDS, partitions_of
 
 _ENDS: dict[DagsterRunStatus, EventType] = {
     DagsterRunStatus.SUCCESS: "job.succeeded",
@@ -31,7 +31,8 @@ def outcomes(context: dg.SensorEvaluationContext, looked: Looked, asked: Collect
         ]
         if not new or not _is_ours(context, run):
             continue
-        partitions, started_at = _partitions(context.instance, run), _moment(record.start_time)
+        partitions = partitions_of(run, lambda: context.instance.get_dynamic_partitions(SHARDS))
+        started_at = _moment(record.start_time)
         for event, moment in new:
             failed = _error(context.instance, run.run_id) if event == "job.failed" else None
             started = None if event == "job.created" else started_at
@@ -55,20 +56,6 @@ def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
     if origin and own and origin.repository_origin.code_location_origin.location_name != own.location_name:
         return False
     return context.repository_def is None or context.repository_def.has_job(run.job_name)
-
-
-def _partitions(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str]:
-    """The partitions of a run; a range follows the order in which shards were registered."""
-    if key := run.tags.get("dagster/partition"):
-        return [key]
-    first = run.tags.get("dagster/asset_partition_range_start")
-    last = run.tags.get("dagster/asset_partition_range_end")
-    if first is None or last is None:
-        return []
-    shards = list(instance.get_dynamic_partitions(SHARDS))
-    if first in shards and last in shards:
-        return shards[shards.index(first) : shards.index(last) + 1]
-    return [first, last]  # a range of datasets, or of shards that are gone
 
 
 def _error(instance: dg.DagsterInstance, run_id: str) -> str | None:

@@ -50,7 +50,9 @@ Script = Callable[[EngineRequest], EngineReply | EngineFailure]
 class Told:
     """Pictures, a pipeline over them that speaks to a cluster, and ticks of its sensors."""
 
-    def __init__(self, home: Path, pictures: Path, broker: Broker, kafka: Mapping[str, Any] | None = None, **sections: Any) -> None:
+    def __init__(
+        self, home: Path, pictures: Path, broker: Broker, kafka: Mapping[str, Any] | None = None, **sections: Any
+    ) -> None:
         (home / "demo").mkdir()
         self.broker, self.home = broker, home
         self.source = sorted(pictures.glob("scene*.png"))
