@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,14 @@ def open_producer(client: Mapping[str, Any]) -> Producer:
     with translated("the settings of kafka cannot be used"):
         producer: Producer = producer_class(options, logger=_SILENT)
         return producer
+
+
+def absent_topics(client: Mapping[str, Any], topics: Sequence[str]) -> list[str]:
+    """Which of these topics a cluster does not have. Raises ImportError, KafkaAway."""
+    producer = open_producer(client)
+    with translated(f"no broker of {client['bootstrap.servers']} answers"):
+        there = producer.list_topics(timeout=ANSWER_SECONDS).topics
+    return [topic for topic in topics if topic not in there or there[topic].error is not None]
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def look(config: PipelineConfig, name: str) -> str | None:
             f"{config.file}: datasets.{name}.{field}: {told}; correct it, or allow access to it"
         ) from None
     if first is None:
-        return "there is nothing in it yet"
+        return None if isinstance(dataset, KafkaDataset) else "there is nothing in it yet"
     try:
         raise_if_bad(first.etag)
     except FetchError as error:

@@ -136,7 +136,7 @@ def test_a_planner_that_dies_before_the_commit_loses_and_doubles_nothing(
     uploads.upload(0, 1, 2, 3)
     with monkeypatch.context() as patched:
         patched.setattr("caption_assets.sources.kafka.KafkaSource.planned", _die)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             uploads.plan(settle=False)
     assert uploads.committed() == [0, 0]
     assert uploads.planned() == uploads.names[:4]
@@ -273,5 +273,9 @@ def test_a_commit_that_fails_is_told_and_made_good(uploads: Uploads, cluster: Br
     assert uploads.committed() == [3, 0]
 
 
+class Killed(BaseException):
+    """As if the process had ended."""
+
+
 def _die(*_: object) -> None:
-    raise KeyboardInterrupt
+    raise Killed
