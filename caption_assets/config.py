@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
+from caption_assets.config_alerts import Alerts
 from caption_assets.config_callbacks import Callback
 from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
 from caption_assets.config_datasets import BucketDataset as BucketDataset
@@ -197,6 +198,7 @@ class PipelineConfig(Strict):
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
     callbacks: list[Callback] = Field(default=[])
+    alerts: Alerts | None = None
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
     @property
@@ -230,6 +232,15 @@ class PipelineConfig(Strict):
                 raise ValueError(f"entry {number}: there is no dataset {unknown[0]!r}; the datasets are {names}")
             if callback.url in {other.url for other in value[:number]}:
                 raise ValueError(f"entry {number}: its url is there twice; join the two entries")
+        return value
+
+    @field_validator("alerts")
+    @classmethod
+    def _alerts(cls, value: Alerts | None, info: ValidationInfo) -> Alerts | None:
+        known = info.data.get("datasets", {})
+        if unknown := [name for name in (value.arrivals if value else ()) if known and name not in known]:
+            names = ", ".join(repr(name) for name in sorted(known))
+            raise ValueError(f"arrivals: there is no dataset {unknown[0]!r}; the datasets are {names}")
         return value
 
     @field_validator("engines")

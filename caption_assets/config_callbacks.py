@@ -10,8 +10,18 @@ from pydantic import Field, field_validator, model_validator
 from caption_assets.config_datasets import Strict
 from caption_assets.config_secrets import EnvironmentSecret, by_reference
 
+AlertType = Literal["alert.arrivals", "alert.failures", "alert.breaker", "alert.queue"]
 EventType = Literal[
-    "shard.media", "shard.captions", "dataset.completed", "job.succeeded", "job.failed", "job.cancelled"
+    "shard.media",
+    "shard.captions",
+    "dataset.completed",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "alert.arrivals",
+    "alert.failures",
+    "alert.breaker",
+    "alert.queue",
 ]
 
 

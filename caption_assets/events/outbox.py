@@ -80,6 +80,13 @@ class Outbox:
         found = self._collect_shards_and_jobs(outcomes)
         return found + sum(self._complete(config, dataset) for dataset in sorted(self._looked.unsure))
 
+    def add(self, events: Sequence[Event]) -> bool:
+        """Put events into the outbox that this look did not find; False when the first look is still to come."""
+        while self._number:
+            if self._append(events, self._looked):
+                return True
+        return False
+
     def prune(self, before: int) -> None:
         """Delete the files under a number; the last one stays, for it says what has been looked at."""
         for number in _numbers(self._lake)[:-1]:
