@@ -19,7 +19,7 @@ from caption_assets.lake import tables
 from caption_assets.lake.heartbeats import MEDIA, read_beats
 from caption_assets.lake.status import RUNS_OF_DAGSTER, KnownRuns
 from caption_assets.lake.store import Lake
-from caption_assets.partitions import SHARDS
+from caption_assets.partitions import SHARDS, partitions_of
 
 _ASSET_JOB = "__ASSET_JOB"
 _DAEMON = "QUEUED_RUN_COORDINATOR"
@@ -71,20 +71,6 @@ def daemon_alive(instance: dg.DagsterInstance) -> bool:
         return True
     beat = instance.get_daemon_heartbeats().get(_DAEMON)
     return beat is not None and time.time() - beat.timestamp < _DAEMON_SILENT_SECONDS
-
-
-def partitions_of(run: dg.DagsterRun, shards: Callable[[], Sequence[str]]) -> Sequence[str]:
-    """The partitions of a run; a range follows the order in which shards were registered."""
-    if key := run.tags.get("dagster/partition"):
-        return [key]
-    first = run.tags.get("dagster/asset_partition_range_start")
-    last = run.tags.get("dagster/asset_partition_range_end")
-    if first is None or last is None:
-        return []
-    known = shards()
-    if first in known and last in known:
-        return known[known.index(first) : known.index(last) + 1]
-    return [first, last]  # a range of datasets, or of shards that are gone
 
 
 def _rows(record: dg.RunRecord, stages: Sequence[str], shards: Callable[[], Sequence[str]]) -> Iterator[dict[str, Any]]:

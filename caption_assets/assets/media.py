@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from caption_assets import run_tags
 from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure, shards_of
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.preview import media_preview
@@ -181,6 +182,7 @@ def _write_run(
         "already_there": report.rows - report.new,
         "seconds": (ended_at - started_at).total_seconds(),
         "contributor": settings.captions.contributor,
+        "cause": context.run.tags.get(run_tags.CAUSE),
         "started_at": started_at,
         "ended_at": ended_at,
     }

@@ -88,8 +88,8 @@ class LookReport:
         spent, prices = self.spent, self.prices
         return (spent.prompt_tokens * prices.prompt + spent.completion_tokens * prices.completion) / 1e6
 
-    def run_row(self, run_id: str, contributor: str) -> dict[str, Any]:
-        """The row of the runs table."""
+    def run_row(self, run_id: str, contributor: str, cause: str | None = None) -> dict[str, Any]:
+        """The row of the runs table; `cause`: why the run was launched."""
         return {
             "run_id": run_id,
             "step": "captions",
@@ -109,6 +109,7 @@ class LookReport:
             "seconds": self.seconds,
             "cost": self.cost,
             "contributor": contributor,
+            "cause": cause,
             "started_at": self.started_at,
             "ended_at": self.ended_at,
         }

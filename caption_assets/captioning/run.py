@@ -7,6 +7,7 @@ import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import uvloop
 
@@ -89,8 +90,9 @@ class CaptionRun:
     def cancel(self) -> None:
         """Stop, keeping all answers that are there; returns when they are durable."""
         self._cancelled = True
-        if self._loop is not None and self._task is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # the loop is closed: the run is at its end
+                self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(timeout=_JOIN_SECONDS)
 
     def _work(self) -> None:

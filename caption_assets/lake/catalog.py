@@ -2,6 +2,7 @@
 
 Every table's glob also matches a zero-row file, so that no view fails on an empty lake. `captions_<perspective>` shows,
 per picture, the row of the current form, or the latest earlier one (`is_current` false) until the current one is there.
+What a perspective said that is not enabled any more stays: in its own view, and in `captions` with `enabled` false.
 `regions_<perspective>` shows the same a row a region, where a perspective is on regions.
 A picture that stands in several shards has rows in each: `rows.<perspective>` and `caption_rows` show one per picture
 and shard, which is what `stale` and `shards` go by, as the runs do.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,12 @@ def create_views(
     names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
     forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
-    connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')}")
+    connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')} UNION ALL BY NAME {_RUNS_SINCE}")
     connection.execute("CREATE SCHEMA rows")
     _create_media_view(connection, lake)
     for name, fingerprints in forms.items():
         _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
-    _create_unions(connection, list(forms))
+    _create_unions(connection, list(forms), wanted)
     for statement in _SUMMARIES:
         connection.execute(
             statement.format(
@@ -153,13 +154,20 @@ def _create_manifest(
     forms: Mapping[str, list[str]],
 ) -> None:
     connection.execute(
-        "CREATE TABLE perspectives (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[])"
+        """CREATE TABLE perspectives
+        (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[], enabled BOOLEAN)"""
     )
     for name in sorted(set(wanted) | set(forms)):
         asked = wanted.get(name)
         connection.execute(
-            "INSERT INTO perspectives VALUES (?, ?, ?, ?)",
-            [name, asked.fingerprint if asked else None, current.get(name), list(asked.inputs) if asked else None],
+            "INSERT INTO perspectives VALUES (?, ?, ?, ?, ?)",
+            [
+                name,
+                asked.fingerprint if asked else None,
+                current.get(name),
+                list(asked.inputs) if asked else None,
+                asked is not None,
+            ],
         )
     connection.execute("CREATE TABLE changes (perspective VARCHAR, fingerprint VARCHAR, changes VARCHAR)")
     for name, asked in wanted.items():
@@ -168,6 +176,7 @@ def _create_manifest(
 
 
 _SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"
+_RUNS_SINCE = "SELECT CAST(NULL AS VARCHAR) AS cause WHERE false"
 """Columns that files of earlier releases lack."""
 _REGION = frozenset({"index", "box", "box_pixels"})
 _OF_THE_PICTURE = frozenset(
@@ -241,11 +250,12 @@ def _create_regions_view(connection: duckdb.DuckDBPyConnection, name: str, outpu
     )
 
 
-def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
+def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str], enabled: Collection[str]) -> None:
     """`captions` over all perspectives' views, and `caption_rows` over those of all shards, without the outputs."""
     columns = ", ".join(tables.META_COLUMNS)
     captions = [
-        f'SELECT {columns}, is_current, CAST(to_json(output) AS JSON) AS output FROM "captions_{name}"'
+        f"SELECT {columns}, is_current, {name in enabled} AS enabled, CAST(to_json(output) AS JSON) AS output "
+        f'FROM "captions_{name}"'
         for name in sorted(names)
     ]
     rows = [f'SELECT {columns}, is_current FROM rows."{name}"' for name in sorted(names)]

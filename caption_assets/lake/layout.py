@@ -17,6 +17,7 @@ ALERTS = "events/alerts.json"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
 NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 TOMBSTONES = "tombstones"
+DEPARTURES = "departures"
 
 _SHARD = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9._-]*)-(?P<number>\d{6,})")
 
@@ -51,6 +52,11 @@ def plan_folder(dataset: str) -> str:
 def plan_file(shard: Shard) -> str:
     """A shard's planned items."""
     return f"{plan_folder(shard.dataset)}/{shard.key}.parquet"
+
+
+def waiting_file(dataset: str) -> str:
+    """New items of a dataset that wait for others before they are planned."""
+    return f"arrivals/dataset={dataset}/waiting.parquet"
 
 
 def media_folder(dataset: str) -> str:
@@ -95,9 +101,19 @@ def form_file(perspective: str, fingerprint: str) -> str:
     return f"{forms_folder(perspective)}/{fingerprint}.json"
 
 
+def run_forms_file(run_id: str) -> str:
+    """The forms of perspectives that a run began with."""
+    return f"forms/runs/{run_id}.json"
+
+
 def failures_file(stage: str, shard: Shard) -> str:
     """A shard's failures of one stage: `media` or a perspective's name."""
     return f"failures/stage={stage}/dataset={shard.dataset}/{shard.key}.parquet"
+
+
+def departures_folder(dataset: str) -> str:
+    """Folder of the marks of a dataset's items that its source no longer has."""
+    return f"{DEPARTURES}/dataset={dataset}"
 
 
 def run_file(day: str, run_id: str, step: str) -> str:

@@ -11,13 +11,12 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from caption_assets.config import PipelineConfig
 from caption_assets.config_callbacks import EventType
-from caption_assets.dagster_runs import partitions_of
 from caption_assets.events.jobs import JobOutcome, outcome_key
 from caption_assets.events.looked import Looked
 from caption_assets.events.telling import tell_outcomes
 from caption_assets.lake import tables
 from caption_assets.lake.store import Lake
-from caption_assets.partitions import SHARDS
+from caption_assets.partitions import SHARDS, partitions_of
 from caption_assets.resources import PipelineResource
 
 CALLBACKS = "callbacks"
@@ -71,7 +70,7 @@ def _outcomes(context: dg.SensorEvaluationContext, looked: Looked) -> Iterator[J
             run.run_id,
             run.job_name,
             _OUTCOMES[run.status],
-            partitions_of(run, lambda: list(context.instance.get_dynamic_partitions(SHARDS))),
+            partitions_of(run, lambda: context.instance.get_dynamic_partitions(SHARDS)),
             _moment(record.start_time),
             _moment(record.end_time) or record.update_timestamp.replace(tzinfo=UTC),
             _error(context.instance, run.run_id) if failed else None,

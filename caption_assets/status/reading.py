@@ -97,7 +97,7 @@ def read_status(config: PipelineConfig, known: KnownRuns = NOTHING_KNOWN, *, sha
         known: what a Dagster instance knows of runs.
         shards: how many rows of single shards are wanted.
     """
-    with open_views(config, known) as views:
+    with open_views(config, known=known) as views:
         views.execute("CREATE TEMP TABLE now AS FROM status")
         totals = _totals(views)
         order = " ".join(f"WHEN '{state}' THEN {place}" for place, state in enumerate(STATES))
