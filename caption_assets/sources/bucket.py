@@ -15,11 +15,13 @@ import fsspec
 from caption_assets.sources.ahead import Ahead, NoRoomError, Room
 from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, join_sidecars, with_columns
+from caption_assets.sources.spool import Body, Spool
 
 CHANGED = "the object has changed since it was planned; the new one is an item of its own"
 GONE = "the object is no longer there"
 
 _THREADS = 16
+_PIECE = 8_000_000
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
 
@@ -30,7 +32,7 @@ class Store(Protocol):
     def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
         """The pictures, with the places of their sidecars."""
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         """An object, or these bytes of it, in its planned version; no etag: as it is.
 
         Raises FetchError, NoRoomError, and the filesystem's own errors.
@@ -93,7 +95,7 @@ class BucketSource:
 
 async def stored(
     store: Store, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None
-) -> bytes:
+) -> Body:
     """What `Store.read` gives. Raises FetchError and NoRoomError only."""
     with Translated():
         return await store.read(uri, etag, room, start, end)
@@ -141,7 +143,7 @@ class _AnyStore:
         for folder, entries in self._folders(recursive):
             yield from join_sidecars(self._entries(files, folder, entries))
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         path = self._path(uri)
         info = await self._call("info", path)
         if etag and version(info) != etag:
@@ -149,12 +151,29 @@ class _AnyStore:
         size = info.get("size") if start is None or end is None else end - start
         if size is not None:
             room.exactly(int(size))
-        data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
-        if size is None:
-            room.at_least(len(data))
+        data = await self._content(path, start, end, room, None if size is None else int(size))
         if etag and version(await self._call("info", path)) != etag:
             raise FetchError("gone", CHANGED)  # while it was read
         return data
+
+    async def _content(self, path: str, start: int | None, end: int | None, room: Room, size: int | None) -> Body:
+        """The bytes from start to end; big ones, of a known size, a piece at a time."""
+        if size is None or size <= _PIECE:
+            data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
+            if size is None:
+                room.at_least(len(data))
+            return data
+        first = start or 0
+        with Spool() as body:
+            for place in range(first, first + size, _PIECE):
+                stop = min(place + _PIECE, first + size)
+                data = cast(bytes, await self._call("cat_file", path, start=place, end=stop))
+                if start is None and len(data) == size:
+                    return data  # by a server that knows no ranges
+                if len(data) != stop - place:
+                    raise FetchError("gone", CHANGED)
+                body.write(data)
+            return body.content()
 
     def head(self, uri: str, length: int) -> bytes:
         path = self._path(uri)

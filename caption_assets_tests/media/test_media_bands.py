@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -85,7 +85,12 @@ def test_turned_tiffs(orientation: int, compression: str | None, monkeypatch: py
 
 
 def tiff(
-    values: NDArray[Any], *, order: str = "<", tile: int = 0, separate: bool = False, deflate: bool = False
+    values: NDArray[Any],
+    *,
+    order: Literal["<", ">"] = "<",
+    tile: int = 0,
+    separate: bool = False,
+    deflate: bool = False,
 ) -> bytes:
     """A TIFF of (height, width, 3) values: tiled, in planes, or of one strip; 32 rows a strip where that is smaller."""
     height, width, _ = values.shape
@@ -132,7 +137,7 @@ def tiff(
 @pytest.mark.parametrize("stored", [{}, {"tile": 64}, {"separate": True}, {"tile": 64, "separate": True}], ids=str)
 @pytest.mark.parametrize("deflate", [False, True], ids=["raw", "deflate"])
 def test_tiffs_however_they_are_stored(
-    order: str, deep: bool, stored: dict[str, Any], deflate: bool, monkeypatch: pytest.MonkeyPatch
+    order: Literal["<", ">"], deep: bool, stored: dict[str, Any], deflate: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = np.asarray(noise(*SIZE))
     if deep:
