@@ -132,7 +132,7 @@ def test_big_files_from_the_web_wait_on_disk(tmp_path: Path) -> None:
         (tmp_path / "pictures" / f"{number}.tif").write_bytes(data)
 
     def answer(request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(tmp_path / request.path.lstrip("/"))  # type: ignore[return-value]
+        return web.FileResponse(tmp_path / request.path.lstrip("/"))
 
     with web_server() as server:
         server.otherwise = answer
