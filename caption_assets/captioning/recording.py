@@ -55,7 +55,7 @@ class ShardRecorder:
         reusable: dict[str, dict[tuple[str, rows.Digests], Row]] = {}
         for each in selected:
             settled = work.settled[each.name]
-            look = LookReport(each, work.shard, work.total, work.there[each.name], failed=len(settled))
+            look = LookReport(each, work.shard, work.total, work.there[each.name], len(settled), failed=len(settled))
             look.failure_kinds.update(row["kind"] for row in settled)
             looks[each.name] = look
             wanted = [one.media_id for one in work.pictures if each in one.pending and each.name not in one.existing]

@@ -115,10 +115,9 @@ class Scheduler:
         self._held = 0
         self._room = asyncio.Event()
         engine.loaded = self._room.set  # from then on there is room for all that it can take
-        self._done = self._pictures = self._tokens = 0
+        self._done = self._tokens = 0
         self._failed: Counter[str] = Counter()
         self._started = time.monotonic()
-        self._current = ""
         self._unfinished: dict[Shard, ShardRecorder] = {}
 
     async def run(self, shards: Iterable[Shard]) -> None:
@@ -136,7 +135,6 @@ class Scheduler:
                 async for recorder, picture, ahead in self._ahead(shards):
                     while self._outstanding >= self._engine.max_in_flight:
                         await self._more_room()
-                    self._current = recorder.work.shard.key
                     self._outstanding += len(picture.pending)
                     group.create_task(self._picture(recorder, picture, ahead))
                 ticker.cancel()
@@ -156,9 +154,15 @@ class Scheduler:
             recorder.abandon(self._lake)
 
     def progress(self) -> Progress:
-        """Where the run stands."""
-        seconds = time.monotonic() - self._started
-        return Progress(self._current, self._done, self._failed.total(), self._pictures, self._tokens, seconds)
+        """Where the run stands. May be called from another thread."""
+        loaded = self._engine.load_seconds
+        begun = list(self._unfinished.values())
+        looks = [
+            look.progress(loaded - recorder.loaded_before)
+            for recorder in begun
+            for look in recorder.report.looks.values()
+        ]
+        return Progress(looks, self._tokens / max(time.monotonic() - self._started, 1e-9))
 
     async def _ahead(self, shards: Iterable[Shard]) -> AsyncIterator[tuple[ShardRecorder, PictureWork, ReadAhead]]:
         """Pictures of all shards in order, read ahead."""
@@ -216,7 +220,6 @@ class Scheduler:
             async with asyncio.TaskGroup() as group:
                 for each in picture.pending:
                     group.create_task(self._look(recorder, picture, each, ahead, answers))
-        self._pictures += 1
         recorder.remaining -= 1
         if not recorder.remaining:
             await self._seal(recorder)
@@ -336,7 +339,7 @@ class Scheduler:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             await self._write(self._buffer.take(aged=True))
-            if time.monotonic() - told >= rows.FLUSH_SECONDS:
+            if self._unfinished and time.monotonic() - told >= rows.FLUSH_SECONDS:
                 told = time.monotonic()
                 self._progress(self.progress())
 

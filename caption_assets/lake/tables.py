@@ -141,6 +141,7 @@ RUNS = pa.schema(
         ("seconds", pa.float64()),
         ("cost", pa.float64()),  # in the currency of the engine's prices; null where it has none
         ("contributor", pa.string()),
+        ("cause", pa.string()),  # what launched it: arrival, repair, recaptioning; null: a person
         ("started_at", TIMESTAMP),
         ("ended_at", TIMESTAMP),
     ]
@@ -153,6 +154,18 @@ TOMBSTONES = pa.schema(
         ("uri", pa.string()),
         ("reason", pa.string()),
         ("contributor", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
+DEPARTURES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("shard", pa.string()),  # that the item was planned in
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("gone", pa.bool_()),  # false: it is back; the latest row of an item holds
+        ("run_id", pa.string()),
         ("created_at", TIMESTAMP),
     ]
 )
