@@ -19,15 +19,18 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 
 from caption_assets.config_alerts import Alerts
 from caption_assets.config_callbacks import Callback
-from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
 from caption_assets.config_datasets import HuggingFaceDataset as HuggingFaceDataset
 from caption_assets.config_datasets import JsonlDataset as JsonlDataset
+from caption_assets.config_datasets import Strict
 from caption_assets.config_datasets import UrlListDataset as UrlListDataset
 from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
 from caption_assets.config_errors import ConfigError as ConfigError
 from caption_assets.config_errors import UniqueKeyLoader, explain
+from caption_assets.config_kafka import Kafka, KafkaConnection, KafkaSecurity, check_kafka
+from caption_assets.config_kafka import KafkaDataset as KafkaDataset
+from caption_assets.config_kinds import DATASET_KINDS, Dataset
 from caption_assets.config_recaption import Recaption, check_recaption
 from caption_assets.config_secrets import EnvironmentSecret as EnvironmentSecret
 from caption_assets.config_secrets import by_reference
@@ -202,6 +205,7 @@ class PipelineConfig(Strict):
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
     callbacks: list[Callback] = Field(default=[])
+    kafka: Kafka | None = Field(default=None, validate_default=True)
     recaption: Recaption = Recaption()
     alerts: Alerts | None = None
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
@@ -238,6 +242,12 @@ class PipelineConfig(Strict):
             if callback.url in {other.url for other in value[:number]}:
                 raise ValueError(f"entry {number}: its url is there twice; join the two entries")
         return value
+
+    @field_validator("kafka")
+    @classmethod
+    def _kafka(cls, value: Kafka | None, info: ValidationInfo) -> Kafka | None:
+        datasets = info.data.get("datasets", {}).items()
+        return check_kafka(value, [name for name, each in datasets if each.kind == "kafka" and not each.brokers])
 
     @field_validator("recaption")
     @classmethod
@@ -276,7 +286,18 @@ class PipelineConfig(Strict):
         dataset = self.datasets[name]
         if isinstance(dataset, HuggingFaceDataset) and not dataset.local:
             return dataset.path
+        if isinstance(dataset, KafkaDataset):
+            return f"kafka://{self.kafka_connection(name).brokers[0]}/{dataset.topic}"
         return self.absolute(dataset.url if isinstance(dataset, BucketDataset) else str(dataset.path))
+
+    def kafka_connection(self, name: str) -> KafkaConnection:
+        """The cluster of a `kafka` dataset."""
+        dataset = self.datasets[name]
+        assert isinstance(dataset, KafkaDataset)
+        if dataset.brokers:
+            return KafkaConnection(brokers=dataset.brokers, security=dataset.security or KafkaSecurity())
+        assert self.kafka is not None, "validation sees to it"
+        return self.kafka.connection()
 
     def absolute(self, place: str) -> str:
         """A path or URL as the pipeline file names it, as one that does not depend on where it is read."""

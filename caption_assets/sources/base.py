@@ -110,6 +110,14 @@ class CompletesItems(Protocol):
         """The same items in the same order, with all their source columns."""
 
 
+class Fetching(Future[bytes]):
+    """A fetch under way whose body, once it is there, is handed over by `result()` and not before."""
+
+    def size(self) -> int:
+        """Bytes of the body, once it is there; 0 where there will be none."""
+        raise NotImplementedError
+
+
 @runtime_checkable
 class StartsFetches(Protocol):
     """A source that fetches many items at once without a thread for each."""
@@ -122,6 +130,21 @@ class StartsFetches(Protocol):
         """Begin to fetch a planned item; the future's result is its bytes, or FetchError. None: `fetch` is the way.
 
         Raises FetchError where nothing can come of it.
+        """
+
+
+@runtime_checkable
+class GivesOnce(Protocol):
+    """A source that gives an item until it is told that the item is planned, and may hold back what is not enough for
+    a shard."""
+
+    def closes(self, items: Sequence[Item]) -> bool:
+        """Whether these, too few for a whole shard, are to be one now."""
+
+    def planned(self, held: Sequence[Item]) -> list[str]:
+        """Take note that all items of the last scan are in plans that will last, but those held back.
+
+        Returns lines for people.
         """
 
 
