@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
+from caption_assets.config_alerts import Alerts
 from caption_assets.config_callbacks import Callback
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
@@ -206,6 +207,7 @@ class PipelineConfig(Strict):
     callbacks: list[Callback] = Field(default=[])
     kafka: Kafka | None = Field(default=None, validate_default=True)
     recaption: Recaption = Recaption()
+    alerts: Alerts | None = None
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
     @property
@@ -254,6 +256,15 @@ class PipelineConfig(Strict):
             return value  # what is wrong there is said there
         priced = any(isinstance(each, OpenAIEngine) and each.prices for each in info.data["engines"].values())
         return check_recaption(value, info.data["perspectives"].enabled, priced)
+
+    @field_validator("alerts")
+    @classmethod
+    def _alerts(cls, value: Alerts | None, info: ValidationInfo) -> Alerts | None:
+        known = info.data.get("datasets", {})
+        if unknown := [name for name in (value.arrivals if value else ()) if known and name not in known]:
+            names = ", ".join(repr(name) for name in sorted(known))
+            raise ValueError(f"arrivals: there is no dataset {unknown[0]!r}; the datasets are {names}")
+        return value
 
     @field_validator("engines")
     @classmethod

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from caption_assets.config_datasets import Strict
 from caption_assets.config_secrets import EnvironmentSecret, by_reference
 
+AlertType = Literal["alert.arrivals", "alert.failures", "alert.breaker", "alert.queue"]
 EventType = Literal[
     "shard.media",
     "shard.captions",
@@ -21,6 +22,10 @@ EventType = Literal[
     "job.started",
     "perspective.updated",
     "system.metrics",
+    "alert.arrivals",
+    "alert.failures",
+    "alert.breaker",
+    "alert.queue",
 ]
 ON_REQUEST: frozenset[EventType] = frozenset({"job.created", "job.started", "perspective.updated", "system.metrics"})
 """Events that are looked for where somebody names them, and go to nobody else."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from caption_assets.assets.alerts import build_alert_checks, build_arrival_specs
 from caption_assets.assets.captions import build_caption_assets
 from caption_assets.assets.catalog import build_catalog_asset
 from caption_assets.assets.datasets import build_datasets_asset
@@ -20,6 +21,7 @@ from caption_assets.config import ConfigError, PipelineConfig
 from caption_assets.jobs import build_jobs
 from caption_assets.k8s_tags import EXECUTOR_VARIABLE
 from caption_assets.resources import PipelineResource, VllmResource
+from caption_assets.sensors.alerts import build_alert_sensors
 from caption_assets.sensors.arrivals import build_arrival_sensors
 from caption_assets.sensors.callbacks import build_callback_sensors
 from caption_assets.sensors.code_reload import build_code_reload_sensor
@@ -49,12 +51,15 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             build_near_duplicates_asset(),
             *build_export_assets(loaded),
             build_catalog_asset(loaded),
+            *build_arrival_specs(settings),
         ],
+        asset_checks=build_alert_checks(settings),
         jobs=build_jobs(loaded),
         sensors=[
             *build_arrival_sensors(settings),
             *build_callback_sensors(settings),
             *build_kafka_sensors(settings),
+            *build_alert_sensors(settings),
             build_code_reload_sensor(loaded),
             build_recaptioning_sensor(loaded),
         ],

@@ -84,6 +84,13 @@ class Outbox:
         events, looked = find_news(config, self._lake, self._looked, self._number, self._clock())
         return found + (self._append(events, looked) if events else 0)
 
+    def add(self, events: Sequence[Event]) -> bool:
+        """Put events into the outbox that this look did not find; False when the first look is still to come."""
+        while self._number:
+            if self._append(events, self._looked):
+                return True
+        return False
+
     def prune(self, before: int) -> None:
         """Delete the files under a number; the last one stays, for it says what has been looked at."""
         for number in _numbers(self._lake)[:-1]:

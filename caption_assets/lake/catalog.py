@@ -24,6 +24,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
+from caption_assets.lake.heartbeats import Beat, read_beats
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake, table_bytes
 
@@ -90,12 +91,16 @@ def connect(lake: Lake, wanted: Mapping[str, Wanted], known: KnownRuns = NOTHING
     connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    create_views(connection, lake, wanted, known)
+    create_views(connection, lake, wanted, read_beats(lake), known)
     return connection
 
 
 def create_views(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted], known: KnownRuns = NOTHING_KNOWN
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    wanted: Mapping[str, Wanted],
+    beats: Sequence[Beat] | None = None,
+    known: KnownRuns = NOTHING_KNOWN,
 ) -> None:
     """Create the manifest and all views in an empty database. There is at least one perspective."""
     current = read_current(lake)
@@ -116,7 +121,7 @@ def create_views(
                 pairs=_read(lake, "duplicates/*.parquet"),
             )
         )
-    create_status_views(connection, lambda pattern: _location(lake, pattern), known)
+    create_status_views(connection, _location(lake, f"{layout.RUNNING}/*.json"), beats, known)
 
 
 def _fingerprints(lake: Lake, name: str) -> list[str]:
