@@ -111,14 +111,16 @@ class _Round:
 
     def publish(self, outbox: Outbox, seconds: float) -> list[str]:
         """Publish what is due; returns a line for people."""
-        behind = self.position
-        batches = outbox.batches(behind) if behind <= outbox.number else []
-        if any(batch.events for batch in batches):
-            try:
-                self._bound = bind_perspectives(self._config)
-            except ConfigError as error:  # what the lake says of perspectives cannot be told without them
-                return [f"kafka: nothing is sent: {error}"]
-            self._connect()
+        if self.position > outbox.number:
+            return [self._summary([])]
+        try:
+            self._bound = bind_perspectives(self._config)
+        except ConfigError as error:  # what the lake says of perspectives cannot be told without them
+            return [f"kafka: nothing is sent: {error}"]
+        self._connect()
+        if not self._senders:  # what waits is not read at each tick of an hour
+            return [self._summary([])]
+        batches = outbox.batches(self.position)
         now, deadline = self._clock(), time.monotonic() + seconds
         for batch in batches:
             for event in batch.events:

@@ -281,6 +281,8 @@ def test_a_tick_that_dies_before_it_wrote_down_what_it_sent_sends_it_again(
 
 def test_rows_of_a_run_that_died_are_told(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     told.pipeline.ingest()
+    told.pipeline.run("caption_job", SHARDS[0], select=["media"])
+    told.tick()
     with monkeypatch.context() as patched:
         patched.setattr("caption_assets.assets.captions._write_runs", _fail)
         assert not told.pipeline.caption(SHARDS[0]).success
