@@ -79,6 +79,14 @@ class Lake:
         except FileNotFoundError:
             return None
 
+    def modified(self, relative: str) -> float | None:
+        """When the file was written, in seconds since 1970; None where there is none, or its store does not tell."""
+        self._forget_listing(relative)
+        try:
+            return float(self.fs.modified(self.path(relative)).timestamp())
+        except (FileNotFoundError, NotImplementedError):
+            return None
+
     def find(self, folder: str) -> list[str]:
         """All files under a folder, at any depth, as they are now: relative to the root, sorted."""
         base = self.path(folder).rstrip("/")

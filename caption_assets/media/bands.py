@@ -137,7 +137,7 @@ def _at_once(
         if values.shape[2] == 1:
             values = values[..., 0]
         for top in range(0, height, rows):
-            band = values[top : top + rows]
+            band: NDArray[Any] = values[top : top + rows]
             if reverse and band.ndim == 3:
                 band = cv2.cvtColor(band, cv2.COLOR_BGR2RGB if band.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
             yield Image.fromarray(np.ascontiguousarray(band))

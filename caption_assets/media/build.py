@@ -23,7 +23,7 @@ from caption_assets.media.normalise import normalisation_id, normalise
 from caption_assets.media.progress import ProgressMeter
 from caption_assets.media.segment import SegmentWriter
 from caption_assets.media.stored import Row, damage, failure_row, read_original, read_picture
-from caption_assets.sources.base import FetchError, HasManners, Item, Source, StartsFetches
+from caption_assets.sources.base import FetchError, Fetching, HasManners, Item, Source, StartsFetches
 
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -189,7 +189,7 @@ class ShardBuild:
 
     def _make(self, item: Item, fetched: Future[bytes] | None = None) -> _Ready | Row:
         """Fetch, decode and normalise an item: a picture, or a failure row."""
-        with self._files.hold(item.size):
+        with self._files.hold(fetched.size() if isinstance(fetched, Fetching) else item.size):
             return self._outcome(item, fetched)
 
     def _outcome(self, item: Item, fetched: Future[bytes] | None) -> _Ready | Row:
