@@ -36,7 +36,12 @@ def _build(config: PipelineConfig, format_: Format) -> dg.AssetsDefinition:
         for dataset in context.partition_keys:
             with plain_failure():
                 exported = export_dataset(
-                    lake, dataset, planned_shards(lake, dataset), bind_perspectives(settings), format_
+                    lake,
+                    dataset,
+                    planned_shards(lake, dataset),
+                    bind_perspectives(settings),
+                    format_,
+                    retain=settings.datasets[dataset].retain,
                 )
             context.log.info(f"{dataset}: {exported.samples} samples in {len(exported.files)} files")
             context.add_asset_metadata(

@@ -16,13 +16,13 @@ from caption_assets.perspectives import arrow_type
 
 def refresh(config: PipelineConfig, lake: Lake) -> None:
     """Bring `catalog.duckdb` up to date."""
-    refresh_catalog(lake, _wanted(lake, bind_perspectives(config)))
+    refresh_catalog(lake, _wanted(lake, bind_perspectives(config)), _retained(config))
 
 
 def open_views(config: PipelineConfig) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views over the lake as it is now."""
     lake = Lake(config.lake)
-    return connect(lake, _wanted(lake, bind_perspectives(config)))
+    return connect(lake, _wanted(lake, bind_perspectives(config)), _retained(config))
 
 
 def _wanted(lake: Lake, bound: Mapping[str, BoundPerspective]) -> dict[str, Wanted]:
@@ -30,3 +30,7 @@ def _wanted(lake: Lake, bound: Mapping[str, BoundPerspective]) -> dict[str, Want
         name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output), changes_since(lake, each))
         for name, each in bound.items()
     }
+
+
+def _retained(config: PipelineConfig) -> list[str]:
+    return [name for name, dataset in config.datasets.items() if dataset.retain]

@@ -12,8 +12,9 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
+from caption_assets.lake.hidden import create_hidden
 from caption_assets.lake.store import Lake, table_bytes
 
 _MAX_SPILL = "16GB"
@@ -56,6 +58,8 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         "runs/_/empty.parquet": tables.RUNS,
         layout.NO_NEAR_DUPLICATES: tables.NEAR_DUPLICATES,
         f"{layout.TOMBSTONES}/empty.parquet": tables.TOMBSTONES,
+        f"{layout.DEPARTURES}/{layout.EMPTY}": tables.DEPARTURES,
+        f"{layout.MERGES}/{layout.EMPTY}": tables.MERGES,
     }
     for name, each in wanted.items():
         folder = layout.fingerprint_folder(name, each.fingerprint)
@@ -66,38 +70,46 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
 
 
 @_while_sealed
-def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
-    """Build `catalog.duckdb` beside and put it in place, atomically."""
+def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str] = ()) -> None:
+    """Build `catalog.duckdb` beside and put it in place, atomically. `retained`: as `create_views` has it."""
     ensure_tables(lake, wanted)
     with tempfile.TemporaryDirectory(prefix="caption-assets-") as folder:
         built = Path(folder) / layout.CATALOG
         with duckdb.connect(str(built)) as connection:
             if not lake.local:
                 connection.register_filesystem(lake.fs)
-            create_views(connection, lake, wanted)
+            create_views(connection, lake, wanted, retained)
         lake.write(layout.CATALOG, built.read_bytes())
 
 
 @_while_sealed
-def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now."""
+def connect(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str] = ()) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now. `retained`: as `create_views` has it."""
     ensure_tables(lake, wanted)
     spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
     connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    create_views(connection, lake, wanted)
+    create_views(connection, lake, wanted, retained)
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted]) -> None:
-    """Create the manifest and all views in an empty database. There is at least one perspective."""
+def create_views(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str] = ()
+) -> None:
+    """Create the manifest and all views in an empty database.
+
+    Args:
+        wanted: at least one perspective.
+        retained: datasets whose views keep what their source no longer has.
+    """
     current = read_current(lake)
     names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
     forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
     connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')}")
     connection.execute("CREATE SCHEMA rows")
+    create_hidden(connection, lake, retained, partial(_read, lake), partial(_location, lake))
     _create_media_view(connection, lake)
     for name, fingerprints in forms.items():
         _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
@@ -173,7 +185,8 @@ def _create_media_view(connection: duckdb.DuckDBPyConnection, lake: Lake) -> Non
     connection.execute(
         f"""CREATE VIEW media AS SELECT * FROM ({_read(lake, "media/*/*.parquet")})
         ANTI JOIN rows.deleted USING (media_id)
-        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)"""
+        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)
+        ANTI JOIN rows.away USING (dataset, uri, etag) ANTI JOIN rows.merged USING (shard)"""
     )
 
 
@@ -200,6 +213,7 @@ def _create_captions_view(
         f"""CREATE VIEW rows."{name}" AS
         SELECT *, fingerprint = '{shown}' AS is_current{flat}
         FROM ({" UNION ALL BY NAME ".join(selects)}) ANTI JOIN rows.deleted USING (media_id)
+        ANTI JOIN rows.departed USING (media_id, shard) ANTI JOIN rows.merged USING (shard)
         QUALIFY row_number() OVER (PARTITION BY media_id, shard ORDER BY is_current DESC, created_at DESC) = 1"""
     )
     connection.execute(  # what was paid for rather than its copies, so that `contributors` counts it
@@ -245,19 +259,26 @@ def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str]) -> N
 _SUMMARIES = (
     # Only failures that still stand: of the present form, of pictures without a caption.
     """CREATE VIEW failures AS
-    SELECT f.* FROM ({failures}) f
-    WHERE f.stage = 'media' OR EXISTS (
+    SELECT f.* FROM ({failures}) f ANTI JOIN rows.merged USING (shard)
+    WHERE f.stage = 'media' AND NOT EXISTS (
+        SELECT 1 FROM rows.away a WHERE a.dataset = f.dataset AND a.uri = f.uri AND a.etag = f.etag
+    ) OR EXISTS (
         SELECT 1 FROM perspectives p
         WHERE p.perspective = f.stage AND f.fingerprint = coalesce(p.fingerprint, p.current)
     ) AND NOT EXISTS (
         SELECT 1 FROM rows.deleted d WHERE d.media_id = f.media_id
+    ) AND NOT EXISTS (
+        SELECT 1 FROM rows.departed d WHERE d.media_id = f.media_id AND d.shard = f.shard
     ) AND NOT EXISTS (
         SELECT 1 FROM caption_rows c WHERE c.perspective = f.stage AND c.shard = f.shard AND c.media_id = f.media_id
         AND c.fingerprint = f.fingerprint
     )""",
     """CREATE VIEW shards AS
     WITH planned AS (
-        SELECT dataset, shard, count(*) AS planned, min(planned_at) AS planned_at FROM ({plans}) GROUP BY ALL
+        SELECT dataset, p.shard, count(*) FILTER (a.uri IS NULL) AS planned, count(a.uri) AS departed,
+               min(planned_at) AS planned_at
+        FROM ({plans} ANTI JOIN rows.merged USING (shard)) p LEFT JOIN rows.away a USING (dataset, uri, etag)
+        GROUP BY ALL
     ), stored AS (
         SELECT shard, count(*) AS media, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL
     ), failed AS (
@@ -269,7 +290,7 @@ _SUMMARIES = (
     )
     SELECT dataset, shard, planned, coalesce(media, 0) AS media, coalesce(pictures, 0) AS pictures,
            coalesce(media_failures, 0) AS media_failures, coalesce(captions, 0) AS captions,
-           coalesce(caption_failures, 0) AS caption_failures, planned_at
+           coalesce(caption_failures, 0) AS caption_failures, departed, planned_at
     FROM planned LEFT JOIN stored USING (shard) LEFT JOIN failed USING (shard) LEFT JOIN captioned USING (shard)
     ORDER BY dataset, shard""",
     """CREATE VIEW contributors AS

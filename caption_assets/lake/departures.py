@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from caption_assets.lake import layout, tables
+from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 
 _TRIES = 10
@@ -56,6 +57,12 @@ _read: WeakKeyDictionary[Lake, dict[str, _Marks]] = WeakKeyDictionary()
 def departed(lake: Lake, dataset: str) -> frozenset[Key]:
     """(uri, etag) of the items that are gone now; files that were read before are not read again."""
     return _marks(lake, dataset).away()
+
+
+def departed_from(lake: Lake, dataset: str) -> list[Shard]:
+    """The shards in which the items that are gone now were planned."""
+    keys = {row["shard"] for row in _marks(lake, dataset).latest.values() if row["gone"]}
+    return sorted(map(Shard.parse, keys))
 
 
 def hidden(lake: Lake, dataset: str, *, retain: bool) -> frozenset[Key]:

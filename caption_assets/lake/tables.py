@@ -167,6 +167,20 @@ DEPARTURES = pa.schema(
     ]
 )
 
+MERGES = pa.schema(
+    [
+        ("version", pa.int64()),  # of the dataset's ledger: the highest counts
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("successor", pa.string()),  # the shard that holds its items once the merge is done
+        ("merged", pa.bool_()),  # whether the shard was itself made by a merge
+        ("merge_id", pa.string()),
+        ("state", pa.string()),  # pending, done, void
+        ("run_id", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
 MediaFailureKind = Literal[
     "gone",  # no longer there, or not in the planned version
     "forbidden",  # the store, the server or the file's owner refuses it
