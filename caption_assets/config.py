@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from caption_assets.config_callbacks import Callback
+from caption_assets.config_consolidation import Consolidation
 from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
@@ -196,6 +197,7 @@ class PipelineConfig(Strict):
     near_duplicates: NearDuplicates = NearDuplicates()
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
+    consolidation: Consolidation = Consolidation()
     callbacks: list[Callback] = Field(default=[])
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 

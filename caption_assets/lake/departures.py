@@ -107,7 +107,8 @@ def _each(items: Iterable[Departed]) -> Iterable[Departed]:
 
 def _after(marks: _Marks) -> datetime:
     """Now, or just after the latest mark, should another writer's clock be ahead."""
-    return max([tables.now(), *(row["created_at"] + _TICK for row in marks.latest.values())])
+    times: list[datetime] = [row["created_at"] for row in marks.latest.values()]
+    return max([tables.now(), *(each + _TICK for each in times)])
 
 
 def _marks(lake: Lake, dataset: str) -> _Marks:

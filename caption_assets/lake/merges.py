@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from caption_assets.lake import layout, tables
@@ -53,10 +54,14 @@ class Ledger:
         """Shards that were merged, and where their items are now."""
         return {each.shard: each.successor for each in self.entries if each.state == "done"}
 
-    @property
+    @cached_property
     def hidden(self) -> frozenset[Shard]:
         """Shards that nobody is to see: those that were merged, and those still being filled."""
         return frozenset(self.retired) | {each.successor for each in self.entries if each.state == "pending"}
+
+    def changed(self, lake: Lake) -> bool:
+        """Whether there is a later version by now."""
+        return max(_versions(lake, self.dataset), default=0) != self.version
 
     def pending(self) -> list[Merge]:
         """The merges that were begun."""

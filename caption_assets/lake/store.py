@@ -223,6 +223,12 @@ class Lake:
             else:
                 self.fs.rm(self.path(folder), recursive=True)
 
+    def remove_empty_folder(self, folder: str) -> None:
+        """Delete a folder on a disk if nothing is in it; an object store has none."""
+        if self.local:
+            with suppress(OSError):
+                Path(self.path(folder)).rmdir()
+
     def _scratch(self) -> Path:
         if self.local:
             return Path(self.path(".scratch"))

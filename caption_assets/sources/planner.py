@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.sources.base import CompletesItems, Item, Source
 from caption_assets.sources.kinds import open_source as open_source
@@ -32,7 +33,16 @@ class Planned:
 
 
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
-    """The shards of a dataset, in the order they were planned."""
+    """The shards of a dataset, in the order they were planned: without those merged into others, or being made so."""
+    while True:
+        ledger = read_ledger(lake, dataset)
+        shards = [shard for shard in taken_shards(lake, dataset) if shard not in ledger.hidden]
+        if not ledger.changed(lake):  # else a merge began or ended between the two looks
+            return shards
+
+
+def taken_shards(lake: Lake, dataset: str) -> list[Shard]:
+    """All shards of a dataset that have a plan file, whether anybody is to see them or not."""
     shards = (_shard_of(name) for name in lake.list(layout.plan_folder(dataset)))
     return sorted(shard for shard in shards if shard is not None and shard.dataset == dataset)
 
@@ -80,12 +90,15 @@ def read_plan(lake: Lake, shard: Shard) -> list[Item]:
 
 
 def _planned_identities(lake: Lake, dataset: str) -> tuple[set[bytes], list[Shard]]:
-    shards = planned_shards(lake, dataset)
-    known: set[bytes] = set()
-    for shard in shards:
-        table = lake.read_table(layout.plan_file(shard), ["uri", "etag"])
-        known.update(map(_identity, table["uri"].to_pylist(), table["etag"].to_pylist()))
-    return known, shards
+    while True:
+        shards, known = taken_shards(lake, dataset), set[bytes]()
+        try:
+            for shard in shards:
+                table = lake.read_table(layout.plan_file(shard), ["uri", "etag"])
+                known.update(map(identity_of, table["uri"].to_pylist(), table["etag"].to_pylist()))
+        except FileNotFoundError:  # merged meanwhile: its successor has its items
+            continue
+        return known, shards
 
 
 def _shard_of(name: str) -> Shard | None:
@@ -96,7 +109,7 @@ def _shard_of(name: str) -> Shard | None:
         return None
 
 
-def _identity(uri: str, etag: str) -> bytes:
+def identity_of(uri: str, etag: str) -> bytes:
     """16 bytes for (uri, etag): a million whole ones would take more memory than a run may."""
     return hashlib.blake2b(f"{len(uri)}:{uri}{etag}".encode(), digest_size=16).digest()
 
@@ -104,7 +117,7 @@ def _identity(uri: str, etag: str) -> bytes:
 def _unknown(items: Iterable[Item], known: set[bytes]) -> Iterator[Item]:
     """Items not in `known`, each once; they are known from then on."""
     for item in items:
-        identity = _identity(item.uri, item.etag)
+        identity = identity_of(item.uri, item.etag)
         if identity not in known:
             known.add(identity)
             yield item
