@@ -28,6 +28,7 @@ from caption_assets.config_datasets import UrlListDataset as UrlListDataset
 from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
 from caption_assets.config_errors import ConfigError as ConfigError
 from caption_assets.config_errors import UniqueKeyLoader, explain
+from caption_assets.config_recaption import Recaption, check_recaption
 from caption_assets.config_secrets import EnvironmentSecret as EnvironmentSecret
 from caption_assets.config_secrets import by_reference
 
@@ -66,6 +67,9 @@ class Media(Strict):
     """A picture whose header promises more than this is a failure `too_large`, before a pixel is allocated."""
     max_file_mb: float = Field(default=500.0, gt=0)
     """A bigger file is a failure `too_large`, before it is read."""
+    max_decode_mb: float = Field(default=400.0, gt=0)
+    """A picture whose file and decoding take more memory than this is a failure `too_large`, before they take it; all
+    that are decoded at once stay within it, too."""
     quality: int = Field(default=90, ge=1, le=100)
     gps: bool = False
     """Whether the lake may hold where a picture was taken: columns, and what EXIF and XMP say of it."""
@@ -199,6 +203,7 @@ class PipelineConfig(Strict):
     captions: Captions = Captions()
     consolidation: Consolidation = Consolidation()
     callbacks: list[Callback] = Field(default=[])
+    recaption: Recaption = Recaption()
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
     @property
@@ -233,6 +238,14 @@ class PipelineConfig(Strict):
             if callback.url in {other.url for other in value[:number]}:
                 raise ValueError(f"entry {number}: its url is there twice; join the two entries")
         return value
+
+    @field_validator("recaption")
+    @classmethod
+    def _recaption(cls, value: Recaption, info: ValidationInfo) -> Recaption:
+        if not {"perspectives", "engines"} <= info.data.keys():
+            return value  # what is wrong there is said there
+        priced = any(isinstance(each, OpenAIEngine) and each.prices for each in info.data["engines"].values())
+        return check_recaption(value, info.data["perspectives"].enabled, priced)
 
     @field_validator("engines")
     @classmethod

@@ -51,6 +51,9 @@ class Digests(NamedTuple):
     """Over the source columns that the prompt depends on; None where there are none."""
 
 
+NOTHING_READ = Digests(None, None)
+
+
 def source_digest(values: Mapping[str, Any]) -> str | None:
     """SHA-256 (hex) of the canonical JSON of the source columns that a prompt depends on."""
     return output_digest(values) if values else None

@@ -29,7 +29,7 @@ from caption_assets.media.copying import copy_pictures
 from caption_assets.media.deletion import complete_deletions
 from caption_assets.media.segment import SegmentWriter
 from caption_assets.media.stored import Row, commit, read_failures, read_whole_index
-from caption_assets.sources.planner import taken_shards
+from caption_assets.sources.known import plans_from
 
 _TRIES = 5
 _CLAIM = b"caption_assets.merge"
@@ -113,7 +113,7 @@ def resume_pending(
 
 def _next(lake: Lake, dataset: str, hidden: Collection[Shard]) -> Shard:
     """The first number that nobody has."""
-    taken = [*taken_shards(lake, dataset), *hidden]
+    taken = [*plans_from(lake, dataset, 0), *hidden]
     return Shard(dataset, max((shard.number for shard in taken), default=-1) + 1)
 
 

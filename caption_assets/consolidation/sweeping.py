@@ -12,7 +12,7 @@ from caption_assets.lake.store import Lake
 from caption_assets.media import generations
 from caption_assets.media.deletion import complete_deletions
 from caption_assets.media.stored import read_whole_index
-from caption_assets.sources.planner import taken_shards
+from caption_assets.sources.known import plans_from
 
 
 def sweep(lake: Lake, dataset: str, before: datetime, run_id: str) -> list[Shard]:
@@ -24,7 +24,7 @@ def sweep(lake: Lake, dataset: str, before: datetime, run_id: str) -> list[Shard
     due = {part: each.successor for each in ledger.done() if each.changed_at <= before for part in each.parts}
     if not due:
         return []
-    there = {shard.key for shard in taken_shards(lake, dataset)} | captioned_shards(lake, dataset)
+    there = {shard.key for shard in plans_from(lake, dataset, 0)} | captioned_shards(lake, dataset)
     swept = [part for part in sorted(due) if part.key in there]
     names = lake.list(layout.media_folder(dataset)) if swept else []
     for part in swept:

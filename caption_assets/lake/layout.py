@@ -9,6 +9,8 @@ EMPTY = "dataset=_/empty.parquet"
 CATALOG = "catalog.duckdb"
 CURRENT = "current.json"
 RUNS = "runs"
+RUNNING = "running"
+NO_HEARTBEAT = "empty.json"
 OUTBOX = "events/outbox"
 LEASES = "events/leases"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
@@ -50,6 +52,11 @@ def plan_folder(dataset: str) -> str:
 def plan_file(shard: Shard) -> str:
     """A shard's planned items."""
     return f"{plan_folder(shard.dataset)}/{shard.key}.parquet"
+
+
+def waiting_file(dataset: str) -> str:
+    """New items of a dataset that wait for others before they are planned."""
+    return f"arrivals/dataset={dataset}/waiting.parquet"
 
 
 def media_folder(dataset: str) -> str:
@@ -94,6 +101,11 @@ def form_file(perspective: str, fingerprint: str) -> str:
     return f"{forms_folder(perspective)}/{fingerprint}.json"
 
 
+def run_forms_file(run_id: str) -> str:
+    """The forms of perspectives that a run began with."""
+    return f"forms/runs/{run_id}.json"
+
+
 def failures_file(stage: str, shard: Shard) -> str:
     """A shard's failures of one stage: `media` or a perspective's name."""
     return f"failures/stage={stage}/dataset={shard.dataset}/{shard.key}.parquet"
@@ -117,6 +129,11 @@ def ledger_file(dataset: str, version: int) -> str:
 def run_file(day: str, run_id: str, step: str) -> str:
     """What one step of one run did. `day` is YYYY-MM-DD."""
     return f"{RUNS}/{day}/{run_id}-{step}.parquet"
+
+
+def heartbeat_file(name: str) -> str:
+    """How far one worker is."""
+    return f"{RUNNING}/{name}.json"
 
 
 def export_folder(format_name: str, dataset: str) -> str:

@@ -16,6 +16,7 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.partitions import SHARDS, shards_partitions, unregistered
 from caption_assets.resources import PipelineResource
+from caption_assets.run_tags import Cause
 from caption_assets.sensors.launching import run_requests
 from caption_assets.sources.planner import Planned, open_source, plan_dataset
 
@@ -52,7 +53,7 @@ def _build(name: str) -> dg.SensorDefinition:
         known = context.instance.get_dynamic_partitions(SHARDS)
         new = unregistered(context.instance, waiting)
         return dg.SensorResult(
-            run_requests=run_requests(waiting, [*known, *new], _TAGS),
+            run_requests=run_requests(context.instance, Cause.ARRIVAL, waiting, [*known, *new], _TAGS),
             dynamic_partitions_requests=[shards_partitions.build_add_request(new)] if new else [],
             cursor=json.dumps({"version": _CURSOR_VERSION, "handed_over": waiting[-1].number}),
         )

@@ -3,7 +3,7 @@
 What was found and what was told stands in the lake: a tick that dies anywhere is made good by the next one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -16,7 +16,7 @@ from caption_assets.events.looked import Looked
 from caption_assets.events.telling import tell_outcomes
 from caption_assets.lake import tables
 from caption_assets.lake.store import Lake
-from caption_assets.partitions import SHARDS
+from caption_assets.partitions import SHARDS, partitions_of
 from caption_assets.resources import PipelineResource
 
 CALLBACKS = "callbacks"
@@ -70,7 +70,7 @@ def _outcomes(context: dg.SensorEvaluationContext, looked: Looked) -> Iterator[J
             run.run_id,
             run.job_name,
             _OUTCOMES[run.status],
-            _partitions(context.instance, run),
+            partitions_of(run, lambda: context.instance.get_dynamic_partitions(SHARDS)),
             _moment(record.start_time),
             _moment(record.end_time) or record.update_timestamp.replace(tzinfo=UTC),
             _error(context.instance, run.run_id) if failed else None,
@@ -83,20 +83,6 @@ def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
     if origin and own and origin.repository_origin.code_location_origin.location_name != own.location_name:
         return False
     return context.repository_def is None or context.repository_def.has_job(run.job_name)
-
-
-def _partitions(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str]:
-    """The partitions of a run; a range follows the order in which shards were registered."""
-    if key := run.tags.get("dagster/partition"):
-        return [key]
-    first = run.tags.get("dagster/asset_partition_range_start")
-    last = run.tags.get("dagster/asset_partition_range_end")
-    if first is None or last is None:
-        return []
-    shards = list(instance.get_dynamic_partitions(SHARDS))
-    if first in shards and last in shards:
-        return shards[shards.index(first) : shards.index(last) + 1]
-    return [first, last]  # a range of datasets, or of shards that are gone
 
 
 def _error(instance: dg.DagsterInstance, run_id: str) -> str | None:
