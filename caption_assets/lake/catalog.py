@@ -62,6 +62,7 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         f"{layout.TOMBSTONES}/empty.parquet": tables.TOMBSTONES,
         f"{layout.DEPARTURES}/{layout.EMPTY}": tables.DEPARTURES,
         f"{layout.MERGES}/{layout.EMPTY}": tables.MERGES,
+        f"{layout.RECONCILIATIONS}/_/empty.parquet": tables.RECONCILIATIONS,
     }
     if not lake.exists(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}"):
         lake.write(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}", b"")
@@ -122,6 +123,7 @@ def create_views(
     forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
     connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')} UNION ALL BY NAME {_RUNS_SINCE}")
+    connection.execute(f"CREATE VIEW reconciliations AS {_read(lake, f'{layout.RECONCILIATIONS}/*/*.parquet')}")
     connection.execute("CREATE SCHEMA rows")
     create_hidden(connection, lake, retained, partial(_read, lake), partial(_location, lake))
     _create_media_view(connection, lake)

@@ -18,6 +18,7 @@ NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 TOMBSTONES = "tombstones"
 DEPARTURES = "departures"
 MERGES = "merges"
+RECONCILIATIONS = "reconciliations"
 
 _SHARD = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9._-]*)-(?P<number>\d{6,})")
 
@@ -124,6 +125,11 @@ def ledger_folder(dataset: str) -> str:
 def ledger_file(dataset: str, version: int) -> str:
     """One version of it; the highest counts."""
     return f"{ledger_folder(dataset)}/{version:09d}.parquet"
+
+
+def reconciliation_file(day: str, run_id: str, dataset: str) -> str:
+    """What one reconciliation of a dataset found. `day` is YYYY-MM-DD."""
+    return f"{RECONCILIATIONS}/{day}/{run_id}-{dataset}.parquet"
 
 
 def run_file(day: str, run_id: str, step: str) -> str:

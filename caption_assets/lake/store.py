@@ -112,6 +112,16 @@ class Lake:
         told = info.get("ETag") or info.get("etag") or (info.get("mtime") or info.get("created"), info.get("ino"))
         return f"{info['size']} {told}"
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Lengths in bytes of the files in a folder, by name; empty where there is no such folder."""
+        base = self.path(folder).rstrip("/")
+        self.fs.invalidate_cache(base)
+        try:
+            entries = self.fs.ls(base, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {each["name"].rsplit("/", 1)[-1]: int(each["size"] or 0) for each in entries if each["type"] == "file"}
+
     def read(self, relative: str) -> bytes:
         """The whole file, as it is now. Raises FileNotFoundError."""
         return cast(bytes, self.fs.cat_file(self.path(relative)))

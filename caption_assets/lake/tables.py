@@ -184,6 +184,21 @@ MERGES = pa.schema(
     ]
 )
 
+RECONCILIATIONS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("dataset", pa.string()),
+        ("scanned", pa.int64()),  # items that the source has; null where it could not be read
+        ("shards", pa.int64()),
+        ("found", pa.string()),  # JSON object: kind → number
+        ("repaired", pa.string()),  # JSON object: kind → number
+        ("examples", pa.string()),  # JSON object: kind → the first few
+        ("problem", pa.string()),  # why source and plan were not compared, or nothing was marked
+        ("started_at", TIMESTAMP),
+        ("ended_at", TIMESTAMP),
+    ]
+)
+
 MediaFailureKind = Literal[
     "gone",  # no longer there, or not in the planned version
     "forbidden",  # the store, the server or the file's owner refuses it

@@ -20,7 +20,7 @@ from caption_assets_tests.lake.hand import ONE, TEXT, TWO, Hand, look, rows
 
 VIEWS = {
     *("media", "captions", "caption_rows", "captions_look", "failures", "shards", "runs", "contributors", "stale"),
-    *("near_duplicates", "tombstones", "departures", "merges", "status", "workers"),
+    *("near_duplicates", "tombstones", "departures", "merges", "reconciliations", "status", "workers"),
 }
 
 

@@ -23,7 +23,7 @@ def gone(uri: str, shard: Shard = ONE) -> Departed:
 
 def shown(hand: Hand, retained: tuple[str, ...] = ()) -> dict[str, list[tuple[Any, ...]]]:
     """Shard and picture of all rows of the views."""
-    with connect(hand.lake, {"look": look()}, retained) as views:
+    with connect(hand.lake, {"look": look()}, retained=retained) as views:
         found = {
             name: views.execute(f"SELECT shard, media_id FROM {name} ORDER BY ALL").fetchall() for name in _PER_PICTURE
         }
