@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from caption_assets.assets.alerts import build_alert_checks, build_arrival_specs
 from caption_assets.assets.captions import build_caption_assets
 from caption_assets.assets.catalog import build_catalog_asset
 from caption_assets.assets.datasets import build_datasets_asset
@@ -22,9 +23,11 @@ from caption_assets.k8s_tags import EXECUTOR_VARIABLE
 from caption_assets.resources import PipelineResource, VllmResource
 from caption_assets.schedules.consolidation import build_consolidation_job, build_consolidation_schedule
 from caption_assets.schedules.reconciliation import build_reconciliation_job, build_reconciliation_schedule
+from caption_assets.sensors.alerts import build_alert_sensors
 from caption_assets.sensors.arrivals import build_arrival_sensors
 from caption_assets.sensors.callbacks import build_callback_sensors
 from caption_assets.sensors.code_reload import build_code_reload_sensor
+from caption_assets.sensors.kafka import build_kafka_sensors
 from caption_assets.sensors.recaptioning import build_recaptioning_sensor
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies, shown once per asset at every load
@@ -51,7 +54,9 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             build_near_duplicates_asset(),
             *build_export_assets(loaded),
             build_catalog_asset(loaded),
+            *build_arrival_specs(settings),
         ],
+        asset_checks=build_alert_checks(settings),
         jobs=[*build_jobs(loaded), consolidation, reconciliation],
         schedules=[
             build_consolidation_schedule(loaded, consolidation),
@@ -60,6 +65,8 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
         sensors=[
             *build_arrival_sensors(settings),
             *build_callback_sensors(settings),
+            *build_kafka_sensors(settings),
+            *build_alert_sensors(settings),
             build_code_reload_sensor(loaded),
             build_recaptioning_sensor(loaded),
         ],

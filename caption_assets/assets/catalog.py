@@ -1,12 +1,16 @@
 """`catalog`: DuckDB views over the lake. Every run refreshes it at its end; this asset does so on demand."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from caption_assets.assets.captions import caption_key
 from caption_assets.captioning.catalog import refresh
 from caption_assets.captioning.loaded import Loaded
+from caption_assets.dagster_runs import known_runs
 from caption_assets.lake import layout
 from caption_assets.resources import PipelineResource
+from caption_assets.status.reading import Total, read_status
 
 
 def build_catalog_asset(loaded: Loaded) -> dg.AssetsDefinition:
@@ -19,8 +23,31 @@ def build_catalog_asset(loaded: Loaded) -> dg.AssetsDefinition:
         description="catalog.duckdb: views over the lake. Every run refreshes it; materialize it only to repair.",
     )
     def catalog(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
-        lake = pipeline.lake()
-        refresh(pipeline.config(), lake)
-        context.add_asset_metadata({"location": lake.url(layout.CATALOG)})
+        settings, lake = pipeline.config(), pipeline.lake()
+        refresh(settings, lake)
+        status = read_status(settings, known_runs(context.instance, settings))
+        context.add_asset_metadata(
+            {"location": lake.url(layout.CATALOG), "status": dg.MetadataValue.table(_rows(status.totals))}
+        )
 
     return catalog
+
+
+def _rows(totals: Sequence[Total]) -> list[dg.TableRecord]:
+    """What `caption-assets status` shows."""
+    return [
+        dg.TableRecord(
+            {
+                "dataset": each.dataset,
+                "perspective": each.perspective,
+                "pictures": each.total,
+                "done": each.done,
+                "failed": each.failed,
+                "missing": each.missing,
+                "stale": each.stale,
+                "failure kinds": ", ".join(f"{kind}: {count}" for kind, count in each.failure_kinds.items()),
+                "shards": ", ".join(f"{count} {state}" for state, count in each.states.items()),
+            }
+        )
+        for each in totals
+    ]

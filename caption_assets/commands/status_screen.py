@@ -26,7 +26,9 @@ _STYLES = {
     "done": "green",
 }
 _SHOWN_WORKERS = 10
-_BAR = 24
+_BAR = 12
+_WORDS = {"failed", "shards", "at", "error", "picture", "why", "last failures"}
+"""Columns of text."""
 
 
 def screen(status: Status) -> RenderableType:
@@ -126,7 +128,7 @@ def _workers(workers: list[dict[str, Any]]) -> Table:
             f"{', '.join(row['shards'] or [])}{waiting}",
             f"{row['done'] + row['failed']}/{row['total']}",
             f"{row['rate']:.1f}/s",
-            row["last_beat"],
+            row["last_beat"][11:],
             escape(row["error"] or ""),
         )
     return table
@@ -153,8 +155,9 @@ def _queue(queue: Mapping[str, Any]) -> list[str]:
 
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, caption=title, caption_justify="left")
-    for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for column in columns:  # where there is little room, numbers stay and words are wrapped
+        words = column in _WORDS
+        table.add_column(column, no_wrap=not words, overflow="fold" if words else "ellipsis")
     return table
 
 

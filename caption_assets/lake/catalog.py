@@ -25,6 +25,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
+from caption_assets.lake.heartbeats import Beat, read_beats
 from caption_assets.lake.hidden import create_hidden
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake, table_bytes
@@ -100,7 +101,7 @@ def connect(
     connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    create_views(connection, lake, wanted, known, retained)
+    create_views(connection, lake, wanted, read_beats(lake), known, retained)
     return connection
 
 
@@ -108,6 +109,7 @@ def create_views(
     connection: duckdb.DuckDBPyConnection,
     lake: Lake,
     wanted: Mapping[str, Wanted],
+    beats: Sequence[Beat] | None = None,
     known: KnownRuns = NOTHING_KNOWN,
     retained: Collection[str] = (),
 ) -> None:
@@ -138,7 +140,7 @@ def create_views(
                 pairs=_read(lake, "duplicates/*.parquet"),
             )
         )
-    create_status_views(connection, lambda pattern: _location(lake, pattern), known)
+    create_status_views(connection, _location(lake, f"{layout.RUNNING}/*.json"), beats, known)
 
 
 def _fingerprints(lake: Lake, name: str) -> list[str]:

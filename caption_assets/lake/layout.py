@@ -13,6 +13,8 @@ RUNNING = "running"
 NO_HEARTBEAT = "empty.json"
 OUTBOX = "events/outbox"
 LEASES = "events/leases"
+KAFKA_LEASES = "events/kafka/leases"
+ALERTS = "events/alerts.json"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
 NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 TOMBSTONES = "tombstones"
@@ -152,9 +154,14 @@ def outbox_file(number: int) -> str:
     return f"{OUTBOX}/{number:012d}.json"
 
 
-def lease_file(number: int) -> str:
-    """The claim of whoever delivers events; the highest number counts."""
-    return f"{LEASES}/{number:012d}.json"
+def lease_file(folder: str, number: int) -> str:
+    """The claim of whoever delivers events; the highest number of a folder counts."""
+    return f"{folder}/{number:012d}.json"
+
+
+def published_file(shard: Shard) -> str:
+    """Which messages of a shard's pictures Kafka has: 8 bytes of each id."""
+    return f"events/kafka/published/dataset={shard.dataset}/{shard.key}.ids"
 
 
 def receiver_file(receiver: str) -> str:

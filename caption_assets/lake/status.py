@@ -8,15 +8,14 @@ too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from caption_assets.lake import layout
-from caption_assets.lake.heartbeats import LOST_AFTER_SECONDS
+from caption_assets.lake.heartbeats import LOST_AFTER_SECONDS, Beat
 
 RUNS_OF_DAGSTER = pa.schema(
     [
@@ -60,12 +59,14 @@ NOTHING_KNOWN = KnownRuns()
 
 
 def create_status_views(
-    connection: duckdb.DuckDBPyConnection, location: Callable[[str], str], known: KnownRuns = NOTHING_KNOWN
+    connection: duckdb.DuckDBPyConnection, files: str, beats: Sequence[Beat] | None, known: KnownRuns
 ) -> None:
     """Create the views; `stale`, `shards`, `failures` and `perspectives` are there.
 
     Args:
-        location: makes an SQL string of a glob under the lake.
+        files: the heartbeats' files, as an SQL string.
+        beats: what they say; None: the views are to read them whenever they are asked. That fails where a store's file
+            is replaced under the reader's eyes.
         known: what Dagster knows of runs.
     """
     connection.execute("CREATE SCHEMA dagster")
@@ -76,13 +77,55 @@ def create_status_views(
         "CREATE TABLE dagster.facts AS SELECT ?::VARCHAR[] AS ended, ?::BOOLEAN AS workers_alive",
         [sorted(known.ended), known.workers_alive],
     )
-    files = location(f"{layout.RUNNING}/*.json")
+    if beats is None:
+        connection.execute(_BEAT_FILES.format(files=files))
+    else:
+        connection.register("beats", pa.Table.from_pylist([_row(beat) for beat in beats], _BEATS))
+        connection.execute("CREATE TABLE rows.beat_files AS FROM beats")
+        connection.unregister("beats")
     for statement in _VIEWS:
-        connection.execute(statement.format(files=files, lost_after=LOST_AFTER_SECONDS))
+        connection.execute(statement.format(lost_after=LOST_AFTER_SECONDS))
 
 
-_LOOK = """STRUCT(dataset VARCHAR, shard VARCHAR, stage VARCHAR, fingerprint VARCHAR, total BIGINT, done BIGINT,
-    failed BIGINT, failure_kinds MAP(VARCHAR, BIGINT), rate DOUBLE)"""
+def _row(beat: Beat) -> dict[str, Any]:
+    looks = [{**asdict(look), "failure_kinds": list(look.failure_kinds.items())} for look in beat.looks]
+    return {**asdict(beat), "looks": looks}
+
+
+_LOOK = pa.struct(
+    [
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("stage", pa.string()),
+        ("fingerprint", pa.string()),
+        ("total", pa.int64()),
+        ("done", pa.int64()),
+        ("failed", pa.int64()),
+        ("failure_kinds", pa.map_(pa.string(), pa.int64())),
+        ("rate", pa.float64()),
+    ]
+)
+_BEATS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("step", pa.string()),
+        ("worker", pa.string()),
+        ("started", pa.float64()),
+        ("beat", pa.float64()),
+        ("state", pa.string()),
+        ("error", pa.string()),
+        ("waiting", pa.list_(pa.string())),
+        ("stages", pa.list_(pa.struct([("stage", pa.string()), ("fingerprint", pa.string())]))),
+        ("looks", pa.list_(_LOOK)),
+    ]
+)
+_BEAT_FILES = """CREATE VIEW rows.beat_files AS
+FROM read_json({files}, format = 'newline_delimited', columns = {{
+    run_id: 'VARCHAR', step: 'VARCHAR', worker: 'VARCHAR', started: 'DOUBLE', beat: 'DOUBLE', state: 'VARCHAR',
+    error: 'VARCHAR', waiting: 'VARCHAR[]', stages: 'STRUCT(stage VARCHAR, fingerprint VARCHAR)[]',
+    looks: 'STRUCT(dataset VARCHAR, shard VARCHAR, stage VARCHAR, fingerprint VARCHAR, total BIGINT, done BIGINT,
+        failed BIGINT, failure_kinds MAP(VARCHAR, BIGINT), rate DOUBLE)[]'
+}})"""
 
 _VIEWS = (
     # A worker's state is its own word, unless it has been silent for too long, or Dagster knows that its run is over.
@@ -91,13 +134,7 @@ _VIEWS = (
         CASE WHEN state = 'running' AND (
                 epoch(now()) - beat > {lost_after} OR list_contains((SELECT ended FROM dagster.facts), run_id)
              ) THEN 'lost' ELSE state END AS state
-    ) FROM read_json({files}, format = 'newline_delimited', columns = {{
-        run_id: 'VARCHAR', step: 'VARCHAR', worker: 'VARCHAR', started: 'DOUBLE', beat: 'DOUBLE', state: 'VARCHAR',
-        error: 'VARCHAR', error_type: 'VARCHAR', waiting: 'VARCHAR[]',
-        stages: 'STRUCT(stage VARCHAR, fingerprint VARCHAR)[]', looks: '"""
-    + _LOOK
-    + """[]'
-    }})""",
+    ) FROM rows.beat_files""",
     """CREATE VIEW workers AS
     SELECT worker, run_id, step, state, error, len(waiting) AS shards_waiting,
            list_distinct(list_transform(looks, lambda l: l.shard)) AS shards,

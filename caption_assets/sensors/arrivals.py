@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from caption_assets.config import PipelineConfig
+from caption_assets.config import KafkaDataset, PipelineConfig
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
@@ -26,8 +26,12 @@ _TAGS = {"caption_assets/arrival": "true"}
 
 
 def build_arrival_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
-    """One sensor for every dataset with `watch: true`."""
-    return [_build(name) for name, dataset in sorted(config.datasets.items()) if dataset.watch]
+    """One sensor for every dataset with `watch: true`; those of Kafka have their own (kafka.py)."""
+    return [
+        _build(name)
+        for name, dataset in sorted(config.datasets.items())
+        if dataset.watch and not isinstance(dataset, KafkaDataset)
+    ]
 
 
 def _build(name: str) -> dg.SensorDefinition:

@@ -40,6 +40,7 @@ from caption_assets.sensors.launching import ACTIVE, WAITING, Turns, contiguous,
 RECAPTIONING = "recaptioning"
 _INTERVAL_SECONDS = 30
 _CURSOR_VERSION = 1
+_NOTHING = "nothing to do"
 _MOST_WAITING = 5
 """Runs of one cause in the queue: what waits there no longer follows a changed policy."""
 _DAY = timedelta(days=1)
@@ -67,17 +68,18 @@ def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
         if files_digest(loaded.config) != loaded.digest:
             return dg.SkipReason("perspectives or pipeline file have changed: waits until they are loaded")
         memory = _Memory.read(context.cursor, loaded)
-        state = _state(loaded, now)
+        shards = list(context.instance.get_dynamic_partitions(SHARDS))
+        state = _state(loaded, shards, now)
         if memory.idle == state:
-            return dg.SkipReason("nothing is open")
-        tick = _Tick(context.instance, loaded, memory, now)
+            return dg.SkipReason(_NOTHING)
+        tick = _Tick(context.instance, loaded, shards, memory, now)
         requests, lines = tick.run()
         memory.idle = "" if requests or lines else state
         for line in lines:
             context.log.info(line)
         if requests:
             return dg.SensorResult(run_requests=requests, cursor=memory.write())
-        return dg.SensorResult(skip_reason="; ".join(lines) or "nothing is open", cursor=memory.write())
+        return dg.SensorResult(skip_reason="; ".join(lines) or tick.nothing(), cursor=memory.write())
 
     return recaptioning_sensor
 
@@ -114,29 +116,27 @@ class _Memory:
         return json.dumps({"version": _CURSOR_VERSION, "forms": self.forms, "tried": tried, "idle": self.idle})
 
 
-def _state(loaded: Loaded, now: datetime) -> str:
-    """What changes whenever a run has ended or a shard was planned, and every quarter of an hour; cheap to have."""
+def _state(loaded: Loaded, shards: Sequence[str], now: datetime) -> str:
+    """What changes whenever a run has ended or a shard was registered, and every quarter of an hour; cheap to have."""
     lake, quarter = Lake(loaded.config.lake), int(now.timestamp() // 900)
     days = [day for day in lake.list(layout.RUNS) if day != "_"][-2:]
     runs = [f"{day}={len(lake.list(f'{layout.RUNS}/{day}'))}" for day in days]
-    plans = [f"{name}={len(lake.list(layout.plan_folder(name)))}" for name in loaded.config.datasets]
-    return " ".join([str(quarter), *runs, *plans])
+    return " ".join([str(quarter), str(len(shards)), *runs])
 
 
 class _Runs:
     """What Dagster knows: which shards are taken, and which failed or were cancelled lately."""
 
-    def __init__(self, instance: dg.DagsterInstance, now: datetime) -> None:
+    def __init__(self, instance: dg.DagsterInstance, shards: Sequence[str], now: datetime) -> None:
         self._instance = instance
-        self.shards = list(instance.get_dynamic_partitions(SHARDS))
         self.active = instance.get_runs(RunsFilter(statuses=ACTIVE))
-        self.taken = {key for run in self.active for key in partitions_of(run, lambda: self.shards)}
+        self.taken = {key for run in self.active for key in partitions_of(run, lambda: shards)}
         self.failed_at: dict[str, datetime] = {}
         self.cancelled: set[str] = set()
         ended = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED], updated_after=now - _DAY)
         for record in instance.get_run_records(ended, limit=1000, order_by="update_timestamp"):
             run, at = record.dagster_run, record.update_timestamp.replace(tzinfo=UTC)
-            for key in partitions_of(run, lambda: self.shards):
+            for key in partitions_of(run, lambda: shards):
                 self.failed_at[key] = max(at, self.failed_at.get(key, at))
                 if run.status is DagsterRunStatus.CANCELED:
                     self.cancelled.add(key)
@@ -154,23 +154,27 @@ class _Runs:
 class _Tick:
     """One evaluation."""
 
-    def __init__(self, instance: dg.DagsterInstance, loaded: Loaded, memory: _Memory, now: datetime) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, loaded: Loaded, shards: Sequence[str], memory: _Memory, now: datetime
+    ) -> None:
         self._instance, self._loaded, self._memory, self._now = instance, loaded, memory, now
         self._config = loaded.config.recaption
         self._pause = timedelta(minutes=self._config.repairs.pause_minutes)
-        self._runs = _Runs(instance, now)
-        self.open: dict[str, OpenShard] = {}
+        self._shards = shards
+        self._runs = _Runs(instance, shards, now)
+        self._open: dict[str, OpenShard] = {}
+        self._repaired: set[str] = set()
 
     def run(self) -> tuple[list[dg.RunRequest], list[str]]:
         """The runs to launch, and what is to be said."""
         midnight = self._now.replace(hour=0, minute=0, second=0, microsecond=0)
         with open_views(self._loaded.config, self._loaded.bound) as views:
-            self.open = find_open(views, self._loaded.config, self._loaded.bound, self._now - self._pause)
+            self._open = find_open(views, self._loaded.config, self._loaded.bound, self._now - self._pause)
             done = {
                 cause: find_done(views, cause.label, midnight, self._runs.today(cause, midnight))
                 for cause in (Cause.REPAIR, Cause.RECAPTIONING)
             }
-        self._memory.tried = {key: each for key, each in self._memory.tried.items() if key in self.open}
+        self._memory.tried = {key: each for key, each in self._memory.tried.items() if key in self._open}
         requests: list[dg.RunRequest] = []
         lines: list[str] = []
         for cause, choose in ((Cause.REPAIR, self._repairs), (Cause.RECAPTIONING, self._recaptionings)):
@@ -178,9 +182,14 @@ class _Tick:
             more, told = self._launch(cause, decision.portions)
             requests += more
             lines += [*told, *decision.told()]
-        if busy := self._runs.taken.intersection(self.open):
+        if busy := self._runs.taken.intersection(self._open):
             lines.append(f"{len(busy)} open shards are in runs that wait or are under way")
         return requests, lines
+
+    def nothing(self) -> str:
+        """Why there is nothing to say."""
+        left = sum(any(look.missing or look.stale for look in each.looks.values()) for each in self._open.values())
+        return f"{_NOTHING}: policy leaves {left} shards with missing or stale rows as they are" if left else _NOTHING
 
     def _repairs(self, done: Done) -> Decision:
         decision, config = Decision(), self._config.repairs
@@ -193,7 +202,7 @@ class _Tick:
             if portion and self._due(each, decision, each.tried_at):
                 portions.append(portion)
         decide(portions, left, decision)
-        self._runs.taken.update(portion.shard.key for portion in portions)
+        self._repaired = {portion.shard.key for portion in decision.portions}
         return decision
 
     def _recaptionings(self, done: Done) -> Decision:
@@ -208,8 +217,8 @@ class _Tick:
         return decision
 
     def _free(self) -> Iterator[OpenShard]:
-        known = set(self._runs.shards)
-        return (each for key, each in self.open.items() if key not in self._runs.taken and key in known)
+        taken, known = self._runs.taken | self._repaired, set(self._shards)
+        return (each for key, each in self._open.items() if key not in taken and key in known)
 
     def _due(self, each: OpenShard, decision: Decision, tried_at: datetime | None) -> bool:
         key = each.shard.key
@@ -252,7 +261,7 @@ class _Tick:
             alike[portion.media, portion.perspectives][portion.shard.key] = portion
         for group in alike.values():
             shards = [portion.shard for portion in group.values()]
-            for chunk in contiguous(shards, self._runs.shards, self._config.shards_per_run):
+            for chunk in contiguous(shards, self._shards, self._config.shards_per_run):
                 yield [group[shard.key] for shard in chunk]
 
     def _request(self, cause: Cause, chunk: Sequence[Portion], turns: Turns) -> list[dg.RunRequest]:
@@ -266,7 +275,7 @@ class _Tick:
             self._instance,
             cause,
             [portion.shard for portion in chunk],
-            self._runs.shards,
+            self._shards,
             tags | ({run_tags.COST: f"{cost:.6f}"} if cost else {}),
             run_key=False,
             assets=[*media, *(caption_key(name) for name in chunk[0].perspectives)],

@@ -12,7 +12,6 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.captioning.catalog import open_views
 from caption_assets.config import PipelineConfig
-from caption_assets.events.event import timestamp
 from caption_assets.lake import tables
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 
@@ -105,7 +104,7 @@ def read_status(config: PipelineConfig, known: KnownRuns = NOTHING_KNOWN, *, sha
         detail = _rows(views, f"FROM now ORDER BY CASE state {order} END, shard, perspective LIMIT {int(shards)}")
         count = _rows(views, "SELECT count(*) AS n FROM now")[0]["n"]
         return Status(
-            timestamp(tables.now()),
+            _plain(tables.now()),
             totals,
             _rows(views, "FROM workers"),
             _failures(views),

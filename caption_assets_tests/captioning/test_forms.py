@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from caption_assets.captioning import loaded as module
+from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
 from caption_assets.captioning.forms import FormsChanged, changes_since, forms_of_run
 from caption_assets.captioning.loaded import Loaded, files_digest, load, source_files
 from caption_assets.config import PipelineConfig
@@ -112,14 +114,12 @@ def test_the_digest_follows_every_file(files: Files) -> None:
 
 
 def test_files_saved_while_they_are_read_are_read_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    from caption_assets.captioning import loaded as module
-
     config = files.load().config
     monkeypatch.setenv("CAPTION_ASSETS_CONFIG", str(config.file))
-    bind, saved = module.bind_perspectives, iter([True])
+    saved = iter([True])
 
-    def bind_and_save(config: PipelineConfig):  # type: ignore[no-untyped-def]
-        bound = bind(config)
+    def bind_and_save(config: PipelineConfig) -> dict[str, BoundPerspective]:
+        bound = bind_perspectives(config)
         if next(saved, False):
             files.save("scene_caption", prompt="Saved a moment later.")
         return bound

@@ -66,7 +66,7 @@ def test_a_reload_that_changed_nothing_is_asked_for_again_later(
     assert tick(changing) == "the files have changed, but this process is no server: restart it"
     assert tick(changing).startswith("a reload was asked for, but this server still has the earlier files; ")
     now = time.time()
-    monkeypatch.setattr(code_reload.time, "time", lambda: now + 121)
+    monkeypatch.setattr(time, "time", lambda: now + 121)
     assert tick(changing) == "the files have changed, but this process is no server: restart it"
 
 

@@ -43,13 +43,14 @@ def enqueue(instance: dg.DagsterInstance, cause: Cause, shards: list[Shard], run
 def queue(instance: dg.DagsterInstance, tags: dict[str, str]) -> DagsterRun:
     """Put one run into the queue."""
     origin = RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("localhost", 4000), "__repository__")
-    return create_run_for_test(
+    run: DagsterRun = create_run_for_test(
         instance,
         CAPTION_JOB,
         status=DagsterRunStatus.QUEUED,
         tags=tags,
         remote_job_origin=origin.get_job_origin(CAPTION_JOB),
     )
+    return run
 
 
 def some(dataset: str, count: int, start: int = 0) -> list[Shard]:

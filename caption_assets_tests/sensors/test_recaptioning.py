@@ -13,8 +13,8 @@ from dagster._core.test_utils import create_run_for_test
 
 from caption_assets import run_tags
 from caption_assets.engine.protocol import EngineFailure
+from caption_assets.lake import tables
 from caption_assets.run_tags import Cause
-from caption_assets.sensors import recaptioning
 from caption_assets_tests.sensors.changing import Changing, perspectives, what, why_not
 
 ALL = {"policy": "all"}
@@ -33,7 +33,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Moves the sensor's clock."""
 
     def move(by: timedelta) -> None:
-        monkeypatch.setattr(recaptioning.tables, "now", lambda: datetime.now(UTC) + by)
+        monkeypatch.setattr(tables, "now", lambda: datetime.now(UTC) + by)
 
     return move
 
@@ -41,7 +41,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_changed_prompt_redoes_what_it_makes_stale_and_no_more(changing: Changing) -> None:
     changing.load(recaption=ALL)
     changing.caption_all()
-    assert why_not(changing.tick()) == "nothing is open"
+    assert why_not(changing.tick()) == "nothing to do"
     changing.change("scene_caption")
     (request,) = changing.tick().run_requests or []
     assert what(request) == ("street-000000", "street-000002", TWO)
@@ -51,7 +51,7 @@ def test_a_changed_prompt_redoes_what_it_makes_stale_and_no_more(changing: Chang
     assert changing.run(request).success
     assert len(changing.engine.requests) - before == 2 * 6
     assert not changing.stale()
-    assert why_not(changing.tick()) == "nothing is open"
+    assert why_not(changing.tick()) == "nothing to do"
     assert changing.query("SELECT DISTINCT cause FROM runs WHERE step = 'captions' ORDER BY 1") == [
         ("recaptioning",),
         (None,),
@@ -73,7 +73,8 @@ def test_off_leaves_what_is_stale(changing: Changing) -> None:
     changing.caption_all()
     changing.change()
     assert changing.stale()["scene_caption", "stale"] == 6
-    assert why_not(changing.tick()) == "nothing is open"
+    assert why_not(changing.tick()) == "nothing to do: policy leaves 3 shards with missing or stale rows as they are"
+    assert why_not(changing.tick()) == "nothing to do", "looked at again when something has happened"
 
 
 def test_new_only_makes_what_never_was_and_leaves_what_is_stale(changing: Changing) -> None:
@@ -214,7 +215,7 @@ def test_a_settled_failure_is_never_repaired(changing: Changing, later: Clock) -
     changing.load(captions={"max_failure_share": 1.0})
     changing.caption_all()
     later(timedelta(days=3))
-    assert why_not(changing.tick()) == "nothing is open", "nor what waits for it"
+    assert why_not(changing.tick()) == "nothing to do", "nor what waits for it"
 
 
 def test_a_repair_redoes_nothing_that_policy_forbids(changing: Changing, later: Clock) -> None:
@@ -235,7 +236,7 @@ def test_what_a_run_left_unfinished_is_repaired(changing: Changing, later: Clock
     (request,) = changing.tick().run_requests or []
     assert what(request) == ("street-000000", "street-000002", {"scene_caption", "scene_count", "synthesized_caption"})
     assert changing.run(request).success
-    assert why_not(changing.tick()) == "nothing is open"
+    assert why_not(changing.tick()) == "nothing to do"
 
 
 def test_a_planned_shard_that_nobody_took_is_repaired(changing: Changing, later: Clock) -> None:
@@ -267,7 +268,7 @@ def test_a_lost_cursor_does_no_harm(changing: Changing, cursor: str | None) -> N
     changing.load(recaption=ALL)
     changing.caption_all()
     changing.cursor = cursor
-    assert why_not(changing.tick()) == "nothing is open"
+    assert why_not(changing.tick()) == "nothing to do"
 
 
 def test_it_waits_for_changed_files_to_be_loaded(changing: Changing) -> None:
