@@ -73,11 +73,15 @@ class Ledger:
         ids = dict.fromkeys(each.merge_id for each in self.entries if each.state == "done")
         return [self._merge(merge_id) for merge_id in ids]
 
+    @property
+    def successors(self) -> frozenset[Shard]:
+        """Shards that others were merged into."""
+        return frozenset(self.retired.values())
+
     def as_planned(self, live: Sequence[Shard]) -> list[Shard]:
         """The shards that the planner made, whatever was merged since. `live`: those that are shown."""
-        successors = {each.successor for each in self.entries if each.state == "done"}
         before = {each.shard for each in self.entries if each.state == "done" and not each.merged}
-        return sorted(before | {shard for shard in live if shard not in successors})
+        return sorted(before | {shard for shard in live if shard not in self.successors})
 
     def _merge(self, merge_id: str) -> Merge:
         own = [each for each in self.entries if each.merge_id == merge_id]

@@ -55,7 +55,7 @@ class Reconciled:
     run_id: str
     started_at: datetime
     scanned: int | None = None
-    """Items that the source has; None where it could not be read."""
+    """Items that the source has; None where it could not be read, or is a topic."""
     shards: int = 0
     problem: str = ""
     """Why source and plan were not compared, or nothing was marked."""
@@ -75,7 +75,7 @@ class Reconciled:
 
     def lines(self) -> list[str]:
         """The report for people."""
-        scanned = "its source could not be read" if self.scanned is None else f"{self.scanned} items in its source"
+        scanned = "its source was not compared" if self.scanned is None else f"{self.scanned} items in its source"
         lines = [f"{self.dataset}: {scanned}, {self.shards} shards"]
         lines += [f"  {self.problem}"] if self.problem else []
         for kind, each in self.findings.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 from caption_assets.arrivals.gone import left_of_round
 from caption_assets.arrivals.seen import Seen
-from caption_assets.config import PipelineConfig
+from caption_assets.config import KafkaDataset, PipelineConfig
 from caption_assets.consolidation.captions import captioned_shards
 from caption_assets.lake import layout, tables
 from caption_assets.lake.departures import departed, record
@@ -73,6 +73,8 @@ def reconcile(
 def _compare_source(config: PipelineConfig, lake: Lake, report: Reconciled) -> list[Shard]:
     """Plan what is not planned, and mark what is gone; returns the shards that were planned now."""
     dataset, settings = report.dataset, config.datasets[report.dataset]
+    if isinstance(settings, KafkaDataset):  # a topic says what came, not what there is
+        return []
     known = Known(lake, dataset)
     known.catch_up()
     first, marked, scanned = known.next, departed(lake, dataset), 0

@@ -8,6 +8,7 @@ import pytest
 
 from caption_assets.captioning.catalog import open_views
 from caption_assets.events.completion import completion
+from caption_assets.events.conditions import last_arrival
 from caption_assets.exports.formats import FORMATS, export_dataset
 from caption_assets.lake import layout, tables
 from caption_assets.lake.departures import Departed, record
@@ -213,3 +214,15 @@ def test_a_number_that_the_planner_took_is_left_to_it(make_config: MakeConfig, t
     assert len(caption_ready.merged) == 1
     assert keys(config) == ["demo-000003", "demo-000004"]
     assert [len(read_index(lake, Shard("demo", number))) for number in (3, 4)] == [0, 6]
+
+
+def test_the_last_arrival_is_that_of_the_items(make_config: MakeConfig, tmp_path: Path, pictures: Path) -> None:
+    folder = tmp_path / "in"
+    config = make(make_config, folder)
+    lake = Lake(config.lake)
+    fill(config, folder, pictures)
+    fill(config, folder, pictures, (1,), captions=False)
+    before = last_arrival(lake, "demo")
+    assert len(merge(config).merged) == 1
+    assert keys(config) == ["demo-000003", "demo-000004"]
+    assert last_arrival(lake, "demo") == before
