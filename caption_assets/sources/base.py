@@ -98,6 +98,9 @@ class SortedKeys(Protocol):
     def ends(self) -> dict[str, str]:
         """By folder, a place near its last key: where keys that sort by arrival will stand. "" is the whole source."""
 
+    def pages_at_end(self, after: str, until: str) -> Iterator[Page]:
+        """`pages` for where little is expected. Raises OSError."""
+
     def look(self, uris: Sequence[str]) -> list[Item | None]:
         """The pictures with these URIs as they are now. None: it is none, not there, or not of this source."""
 

@@ -86,6 +86,11 @@ class Planner:
             self._plan()
         return new
 
+    def offer_all(self, items: Iterable[Item]) -> None:
+        """`offer` of any number of items."""
+        for some in _chunks(items, _AT_ONCE):
+            self.offer(some)
+
     def close(self) -> None:
         """Plan what is held, also as a shard that is not full."""
         while self._held:
@@ -121,8 +126,7 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
     known = Known(lake, dataset)
     known.catch_up()
     planner = Planner(lake, dataset, known, source, shard_size)
-    for items in _chunks(source.scan(), _AT_ONCE):
-        planner.offer(items)
+    planner.offer_all(source.scan())
     planner.close()
     return Planned(planned_shards(lake, dataset), planner.shards, planner.items)
 
