@@ -89,8 +89,8 @@ class Scan:
                 self._take(page.items, self.note(page.items))
                 steps[number].append(page.after)
         for (folder, _), places in zip(folders, steps, strict=True):
-            # behind places[-2] nothing came, what came last may be a few keys: [-4] has a whole page before them
-            self._cursor.ends[folder] = places[max(len(places) - 4, 0)]
+            # the last page may be a few keys: behind [-3] there is a whole one before it
+            self._cursor.ends[folder] = places[max(len(places) - 3, 0)]
 
     def go_on(self) -> bool:
         """List some more of everything; True at the end of a round. Raises OSError."""
@@ -99,11 +99,11 @@ class Scan:
         left: dict[int, tuple[str, str]] = dict(enumerate(ranges))
         side_by_side = self._source.keys is not None
         for number, page in walk(self._source.pages, ranges, started + SCAN_SECONDS, side_by_side=side_by_side):
-            if page is None:
-                del left[number]
-            else:
+            if page is not None:
                 self._page(page)
                 left[number] = page.after, ranges[number][1]
+            if page is None or page.last:
+                left.pop(number, None)
         self.round.ranges = list(left.values())
         self.round.seconds += time.monotonic() - started
         self.round.whole = self.round.whole and self.seen.whole

@@ -62,6 +62,8 @@ class Page:
     items: list[Item]
     after: str
     """The place behind which the listing goes on. What stood before it may come again, in another page."""
+    last: bool = False
+    """Whether nothing comes behind it."""
     unsettled: Sequence[Item] = ()
     """Items that are there, but may still be being written."""
     whole: bool = True

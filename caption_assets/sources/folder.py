@@ -66,7 +66,7 @@ class FolderSource:
             if looked == _PAGE:
                 yield self._page(items, path[start:], left_out)
                 items, looked, left_out = [], 0, self._left_out
-        yield self._page(items, _BEHIND, left_out)
+        yield self._page(items, _BEHIND, left_out, last=True)
 
     @property
     def keys(self) -> SortedKeys | None:
@@ -94,12 +94,12 @@ class FolderSource:
         except OSError as error:
             raise FetchError("unreadable", _reason(error)) from None
 
-    def _page(self, items: Sequence[Item], after: str, left_out: int) -> Page:
+    def _page(self, items: Sequence[Item], after: str, left_out: int, *, last: bool = False) -> Page:
         settled: list[Item] = []
         unsettled: list[Item] = []
         for item in items:
             (unsettled if self._unsettled(item) else settled).append(item)
-        return Page(settled, after, unsettled, whole=left_out == self._left_out)
+        return Page(settled, after, last, unsettled, whole=left_out == self._left_out)
 
     def _entries(self, folder: str, after: Sequence[str]) -> Iterator[tuple[str, Item | None]]:
         """The files of a folder behind a place, given as the names of its parts, and the pictures among them."""

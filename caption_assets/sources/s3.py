@@ -79,14 +79,14 @@ class S3Store:
                     ended = True
                     break
                 items += join.add(relative, self._entry(files, relative, each))
-            if ended:
-                break
+            if ended or not answer.get("IsTruncated"):
+                yield Page([*items, *join.finish()], until or join.resume, last=True)
+                return
             stuck = stuck + 1 if join.resume == place else 0
             if stuck >= _STUCK_PAGES:  # keys between a picture and its sidecar: without end, for all we know
                 items += join.finish()
             place = join.resume
             yield Page(items, place)
-        yield Page([*join.finish()], max(place, until))
 
     async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
         """The object, or these bytes of it, if it is the planned one; no etag: as it is.
