@@ -17,10 +17,10 @@ from caption_assets.arrivals.notices import Change, changes_in
 from caption_assets.config_datasets import Sqs
 
 RECEIVE_SECONDS = 3.0
-_MOST = 2000
+MOST = 2000
 """Messages a tick takes."""
 _AT_ONCE = 10
-_HIDDEN_SECONDS = 120
+HIDDEN_SECONDS = 120
 """For so long nobody else gets a message that was received: longer than a tick."""
 _GIVE_UP_AFTER = 5
 """So often a message that cannot be understood is left to the queue, which may have a better place for it."""
@@ -64,7 +64,7 @@ class Queue:
         received, until, count = Received(), time.monotonic() + RECEIVE_SECONDS, 0
         seen: dict[Change, None] = {}
         async with self._client() as client:
-            while count < _MOST and time.monotonic() < until:
+            while count < MOST and time.monotonic() < until:
                 answers = await asyncio.gather(*(self._batch(client) for _ in range(_AT_ONCE if count else 1)))
                 messages = [message for answer in answers for message in answer]
                 for message in messages:
@@ -80,7 +80,7 @@ class Queue:
             QueueUrl=self._settings.queue,
             MaxNumberOfMessages=10,
             WaitTimeSeconds=1,  # asks all of the queue's servers, where 0 asks some of them
-            VisibilityTimeout=_HIDDEN_SECONDS,
+            VisibilityTimeout=HIDDEN_SECONDS,
             MessageSystemAttributeNames=["ApproximateReceiveCount"],
         )
         return list(answer.get("Messages", ()))

@@ -9,22 +9,21 @@ from collections.abc import Sequence
 import dagster as dg
 
 from caption_assets.arrivals.cursor import Cursor
+from caption_assets.arrivals.handing import to_hand_over
 from caption_assets.arrivals.tick import Outcome, tick
 from caption_assets.config import PipelineConfig
 from caption_assets.jobs import CAPTION_JOB
-from caption_assets.lake import layout, tables
+from caption_assets.lake import tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.partitions import SHARDS, shards_partitions, unregistered
 from caption_assets.resources import PipelineResource
 from caption_assets.sensors.launching import run_requests
-from caption_assets.sources.known import plans_from
 
 _INTERVAL_SECONDS = 30
 _TAGS = {"caption_assets/arrival": "true"}
-_AT_ONCE = 1000
-"""Shards that one tick hands over."""
-_FEW = 20
+_NAMED = 20
+"""So many shards a tick names one by one."""
 
 
 def build_arrival_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
@@ -44,7 +43,7 @@ def _build(name: str) -> dg.SensorDefinition:
         settings = pipeline.config()
         lake = Lake(settings.lake)
         outcome = tick(settings, lake, name, Cursor.parse(context.cursor), tables.now())
-        waiting = _waiting(lake, name, outcome)
+        waiting = to_hand_over(lake, name, outcome)
         if not waiting:
             return _skip(context, name, outcome)
         if outcome.problem:
@@ -77,27 +76,10 @@ def _explanation(outcome: Outcome, waiting: Sequence[Shard]) -> str:
     new = outcome.new_items
     what = f"{new} new pictures" if new else "no new pictures, but shards never handed over"
     keys = [shard.key for shard in waiting]
-    named = ", ".join(keys) if len(keys) <= _FEW else f"{keys[0]} … {keys[-1]}"
+    named = ", ".join(keys) if len(keys) <= _NAMED else f"{keys[0]} … {keys[-1]}"
     return "; ".join([f"{what} → {'shard' if len(waiting) == 1 else 'shards'} {named}", *outcome.notes])
 
 
 def handed_over(cursor: str | None) -> int:
     """Number of the last shard for which a run was requested; -1 before the first, or with a cursor not ours."""
     return Cursor.parse(cursor).handed_over
-
-
-def _waiting(lake: Lake, dataset: str, outcome: Outcome) -> list[Shard]:
-    """Planned shards beyond the last one handed over that have no media, the first of them."""
-    first = outcome.cursor.handed_over + 1
-    if first >= outcome.planned:
-        return []
-    beyond = plans_from(lake, dataset, first)
-    new = set(outcome.new_shards)
-    if len(set(beyond) - new) <= _FEW:
-        found = [shard for shard in beyond if shard in new or not lake.exists(layout.media_index(shard))]
-    else:
-        stored = set(lake.list(layout.media_folder(dataset)))  # one listing, not N requests
-        found = [shard for shard in beyond if f"{shard.key}.parquet" not in stored]
-    if not found and beyond:
-        outcome.cursor.handed_over = beyond[-1].number  # somebody else has made them
-    return found[:_AT_ONCE]

@@ -21,9 +21,10 @@ INTERVAL = timedelta(seconds=30)
 
 def config_of(home: Path, dataset: dict[str, Any]) -> PipelineConfig:
     """A pipeline file with one watched dataset, `d`."""
+    at_once = {"max_wait_seconds": 0} if dataset["kind"] in ("folder", "bucket") else {}
     document = {
         "lake": "./lake",
-        "datasets": {"d": {"watch": True, "shard_size": 10, "max_wait_seconds": 0, **dataset}},
+        "datasets": {"d": {"watch": True, "shard_size": 10, **at_once, **dataset}},
         "perspectives": {"library": ["demo"], "enabled": ["scene_caption"]},
         "engines": {"default": {"kind": "vllm", "model": "tiny"}},
     }
