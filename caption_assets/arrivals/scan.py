@@ -22,12 +22,12 @@ _RANGES = 16
 _SMALL = 50_000
 """Items of a source that is listed in one piece: each piece costs a request that gives too much."""
 _REST = 10.0
-"""After a round the scan rests for so many times what the round took, where that was more than a tick's worth."""
+"""After a round without news the scan rests for so many times what it took, where that was more than a tick's share."""
 _LONGEST_REST = 900.0
 _BEHIND = "\U0010ffff"
 
-Take = Callable[[Sequence[Item], Ids], object]
-"""Plans items, with their identities."""
+Take = Callable[[Sequence[Item], Ids], int]
+"""Plans items, with their identities; tells how many were new."""
 
 
 class Scan:
@@ -72,7 +72,8 @@ class Scan:
         known = self._cursor.ends
         ends = keys.ends()
         self._cursor.ends = {
-            folder: known[folder] if known.get(folder, "").startswith(end) else end for folder, end in ends.items()
+            folder: known[folder] if folder in known and known[folder].startswith(end) else end
+            for folder, end in ends.items()
         }
 
     def look_at_ends(self) -> None:
@@ -118,7 +119,7 @@ class Scan:
         """The round is over, and told what it could."""
         self._cursor.round = None
         self._cursor.listed = self.round.listed
-        if self.round.seconds > SCAN_SECONDS:
+        if self.round.seconds > SCAN_SECONDS and not self.round.new:
             self._cursor.rest_until = self._now + min(_REST * self.round.seconds, _LONGEST_REST)
 
     def give_up(self) -> None:
@@ -126,7 +127,7 @@ class Scan:
         self._cursor.round = None
 
     def _page(self, page: Page) -> None:
-        self._take(page.items, self.note(page.items))
+        self.round.new += self._take(page.items, self.note(page.items))
         self.note(page.unsettled)
         self.round.listed += len(page.items)
         self.round.whole = self.round.whole and page.whole
