@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import pyarrow as pa
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
@@ -104,7 +103,7 @@ class Planner:
         shard = Shard(self._dataset, self._known.next)
         if isinstance(self._source, CompletesItems):
             chunk = self._source.complete(chunk)
-        if not self._lake.create(layout.plan_file(shard), table_bytes(_plan_table(shard, chunk))):
+        if not self._lake.create(layout.plan_file(shard), plan_bytes(shard, chunk)):
             self._known.catch_up()
             held = np.array([*self._held], np.uint64).reshape(-1, 2).T
             planned = set(keys_of(held[:, self._known.find(held) != ABSENT]))
@@ -145,9 +144,10 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _plan_table(shard: Shard, items: list[Item]) -> pa.Table:
+def plan_bytes(shard: Shard, items: Sequence[Item]) -> bytes:
+    """The plan file of a shard."""
     planned_at = tables.now()
-    return tables.table(
+    table = tables.table(
         [
             {
                 "dataset": shard.dataset,
@@ -163,3 +163,4 @@ def _plan_table(shard: Shard, items: list[Item]) -> pa.Table:
         ],
         tables.PLAN,
     )
+    return table_bytes(table)
