@@ -234,17 +234,3 @@ class HuggingFaceDataset(AnyDataset):
 
 def _is_local(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~")) or path.endswith(".parquet")
-
-
-Dataset = Annotated[
-    FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset | UrlListDataset | HuggingFaceDataset,
-    Field(discriminator="kind"),
-]
-DATASET_KINDS: dict[str, type[Strict]] = {
-    "folder": FolderDataset,
-    "bucket": BucketDataset,
-    "jsonl": JsonlDataset,
-    "webdataset": WebDatasetDataset,
-    "url_list": UrlListDataset,
-    "huggingface": HuggingFaceDataset,
-}

@@ -7,7 +7,7 @@ own mapping classes in the UI and the daemon; of these, "all" is the true one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import dagster as dg
 
@@ -38,3 +38,17 @@ def register(instance: dg.DagsterInstance, shards: Iterable[Shard]) -> list[str]
     if new:
         instance.add_dynamic_partitions(SHARDS, new)
     return new
+
+
+def partitions_of(run: dg.DagsterRun, shards: Callable[[], Sequence[str]]) -> Sequence[str]:
+    """The partitions of a run; a range follows the order in which shards were registered."""
+    if key := run.tags.get("dagster/partition"):
+        return [key]
+    first = run.tags.get("dagster/asset_partition_range_start")
+    last = run.tags.get("dagster/asset_partition_range_end")
+    if first is None or last is None:
+        return []
+    known = shards()
+    if first in known and last in known:
+        return known[known.index(first) : known.index(last) + 1]
+    return [first, last]  # a range of datasets, or of shards that are gone

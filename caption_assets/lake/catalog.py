@@ -2,6 +2,7 @@
 
 Every table's glob also matches a zero-row file, so that no view fails on an empty lake. `captions_<perspective>` shows,
 per picture, the row of the current form, or the latest earlier one (`is_current` false) until the current one is there.
+What a perspective said that is not enabled any more stays: in its own view, and in `captions` with `enabled` false.
 `regions_<perspective>` shows the same a row a region, where a perspective is on regions.
 A picture that stands in several shards has rows in each: `rows.<perspective>` and `caption_rows` show one per picture
 and shard, which is what `stale` and `shards` go by, as the runs do.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
+from caption_assets.lake.heartbeats import Beat, read_beats
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake, table_bytes
 
 _MAX_SPILL = "16GB"
@@ -57,6 +60,8 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         layout.NO_NEAR_DUPLICATES: tables.NEAR_DUPLICATES,
         f"{layout.TOMBSTONES}/empty.parquet": tables.TOMBSTONES,
     }
+    if not lake.exists(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}"):
+        lake.write(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}", b"")
     for name, each in wanted.items():
         folder = layout.fingerprint_folder(name, each.fingerprint)
         empty[f"{folder}/dataset=_/shard=_/empty.parquet"] = tables.captions_schema(each.output)
@@ -79,29 +84,35 @@ def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
 
 
 @_while_sealed
-def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now."""
+def connect(lake: Lake, wanted: Mapping[str, Wanted], known: KnownRuns = NOTHING_KNOWN) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now; `known`: what Dagster knows of runs."""
     ensure_tables(lake, wanted)
     spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
     connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    create_views(connection, lake, wanted)
+    create_views(connection, lake, wanted, read_beats(lake), known)
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted]) -> None:
+def create_views(
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    wanted: Mapping[str, Wanted],
+    beats: Sequence[Beat] | None = None,
+    known: KnownRuns = NOTHING_KNOWN,
+) -> None:
     """Create the manifest and all views in an empty database. There is at least one perspective."""
     current = read_current(lake)
     names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
     forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
-    connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')}")
+    connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')} UNION ALL BY NAME {_RUNS_SINCE}")
     connection.execute("CREATE SCHEMA rows")
     _create_media_view(connection, lake)
     for name, fingerprints in forms.items():
         _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
-    _create_unions(connection, list(forms))
+    _create_unions(connection, list(forms), wanted)
     for statement in _SUMMARIES:
         connection.execute(
             statement.format(
@@ -110,6 +121,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapp
                 pairs=_read(lake, "duplicates/*.parquet"),
             )
         )
+    create_status_views(connection, _location(lake, f"{layout.RUNNING}/*.json"), beats, known)
 
 
 def _fingerprints(lake: Lake, name: str) -> list[str]:
@@ -142,13 +154,20 @@ def _create_manifest(
     forms: Mapping[str, list[str]],
 ) -> None:
     connection.execute(
-        "CREATE TABLE perspectives (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[])"
+        """CREATE TABLE perspectives
+        (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[], enabled BOOLEAN)"""
     )
     for name in sorted(set(wanted) | set(forms)):
         asked = wanted.get(name)
         connection.execute(
-            "INSERT INTO perspectives VALUES (?, ?, ?, ?)",
-            [name, asked.fingerprint if asked else None, current.get(name), list(asked.inputs) if asked else None],
+            "INSERT INTO perspectives VALUES (?, ?, ?, ?, ?)",
+            [
+                name,
+                asked.fingerprint if asked else None,
+                current.get(name),
+                list(asked.inputs) if asked else None,
+                asked is not None,
+            ],
         )
     connection.execute("CREATE TABLE changes (perspective VARCHAR, fingerprint VARCHAR, changes VARCHAR)")
     for name, asked in wanted.items():
@@ -157,6 +176,7 @@ def _create_manifest(
 
 
 _SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"
+_RUNS_SINCE = "SELECT CAST(NULL AS VARCHAR) AS cause WHERE false"
 """Columns that files of earlier releases lack."""
 _REGION = frozenset({"index", "box", "box_pixels"})
 _OF_THE_PICTURE = frozenset(
@@ -230,11 +250,12 @@ def _create_regions_view(connection: duckdb.DuckDBPyConnection, name: str, outpu
     )
 
 
-def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
+def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str], enabled: Collection[str]) -> None:
     """`captions` over all perspectives' views, and `caption_rows` over those of all shards, without the outputs."""
     columns = ", ".join(tables.META_COLUMNS)
     captions = [
-        f'SELECT {columns}, is_current, CAST(to_json(output) AS JSON) AS output FROM "captions_{name}"'
+        f"SELECT {columns}, is_current, {name in enabled} AS enabled, CAST(to_json(output) AS JSON) AS output "
+        f'FROM "captions_{name}"'
         for name in sorted(names)
     ]
     rows = [f'SELECT {columns}, is_current FROM rows."{name}"' for name in sorted(names)]

@@ -9,8 +9,12 @@ EMPTY = "dataset=_/empty.parquet"
 CATALOG = "catalog.duckdb"
 CURRENT = "current.json"
 RUNS = "runs"
+RUNNING = "running"
+NO_HEARTBEAT = "empty.json"
 OUTBOX = "events/outbox"
 LEASES = "events/leases"
+KAFKA_LEASES = "events/kafka/leases"
+ALERTS = "events/alerts.json"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
 NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 TOMBSTONES = "tombstones"
@@ -98,6 +102,11 @@ def form_file(perspective: str, fingerprint: str) -> str:
     return f"{forms_folder(perspective)}/{fingerprint}.json"
 
 
+def run_forms_file(run_id: str) -> str:
+    """The forms of perspectives that a run began with."""
+    return f"forms/runs/{run_id}.json"
+
+
 def failures_file(stage: str, shard: Shard) -> str:
     """A shard's failures of one stage: `media` or a perspective's name."""
     return f"failures/stage={stage}/dataset={shard.dataset}/{shard.key}.parquet"
@@ -113,6 +122,11 @@ def run_file(day: str, run_id: str, step: str) -> str:
     return f"{RUNS}/{day}/{run_id}-{step}.parquet"
 
 
+def heartbeat_file(name: str) -> str:
+    """How far one worker is."""
+    return f"{RUNNING}/{name}.json"
+
+
 def export_folder(format_name: str, dataset: str) -> str:
     """Where an export of a dataset goes."""
     return f"exports/{format_name}/{dataset}"
@@ -123,9 +137,14 @@ def outbox_file(number: int) -> str:
     return f"{OUTBOX}/{number:012d}.json"
 
 
-def lease_file(number: int) -> str:
-    """The claim of whoever delivers events; the highest number counts."""
-    return f"{LEASES}/{number:012d}.json"
+def lease_file(folder: str, number: int) -> str:
+    """The claim of whoever delivers events; the highest number of a folder counts."""
+    return f"{folder}/{number:012d}.json"
+
+
+def published_file(shard: Shard) -> str:
+    """Which messages of a shard's pictures Kafka has: 8 bytes of each id."""
+    return f"events/kafka/published/dataset={shard.dataset}/{shard.key}.ids"
 
 
 def receiver_file(receiver: str) -> str:

@@ -114,6 +114,8 @@ FAILURES = pa.schema(
         ("attempts", pa.int32()),
         ("retryable", pa.bool_()),
         ("partial", pa.string()),  # JSON: what is done of a picture whose regions are looked at one by one
+        ("input_digest", pa.string()),  # as of a caption: the attempts are for a prompt that reads this
+        ("source_digest", pa.string()),
         ("run_id", pa.string()),
         ("created_at", TIMESTAMP),
     ]
@@ -139,6 +141,7 @@ RUNS = pa.schema(
         ("seconds", pa.float64()),
         ("cost", pa.float64()),  # in the currency of the engine's prices; null where it has none
         ("contributor", pa.string()),
+        ("cause", pa.string()),  # what launched it: arrival, repair, recaptioning; null: a person
         ("started_at", TIMESTAMP),
         ("ended_at", TIMESTAMP),
     ]

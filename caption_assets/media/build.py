@@ -46,9 +46,10 @@ class _Ready:
 
 def failure_fingerprint(media: Media, source: Source, kind: str) -> str:
     """Names the settings on which a failure of a kind depends: the normalisation's, the limits, what is allowed."""
+    memory = f"-d{media.max_decode_mb:g}" if kind == "too_large" else ""
     partial = "-partial" if kind == "truncated" and media.allow_truncated else ""
     manners = f"-w{source.manners}" if kind == "opted_out" and isinstance(source, HasManners) else ""
-    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{partial}{manners}"
+    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{memory}{partial}{manners}"
 
 
 class ShardBuild:
@@ -79,7 +80,8 @@ class ShardBuild:
         self._made: dict[tuple[str, str], _Ready | Row] = {}
         self._created_at = tables.now()
         self._generation = 0
-        self._memory, self._files = MemoryGate(), MemoryGate(_FILE_BYTES)
+        self._decode_bytes = int(media.max_decode_mb * 1e6)
+        self._memory, self._files = MemoryGate(self._decode_bytes), MemoryGate(_FILE_BYTES)
 
     def any_succeeds(self, pending: Sequence[Item], meter: ProgressMeter) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""
@@ -206,6 +208,7 @@ class ShardBuild:
                 gps=media.gps,
                 allow_truncated=media.allow_truncated,
                 memory=self._memory,
+                max_bytes=self._decode_bytes,
             )
             normalised = normalise(picture, media)
         except (FetchError, DecodeError) as error:

@@ -131,6 +131,21 @@ class StartsFetches(Protocol):
 
 
 @runtime_checkable
+class GivesOnce(Protocol):
+    """A source that gives an item until it is told that the item is planned, and may hold back what is not enough for
+    a shard."""
+
+    def closes(self, items: Sequence[Item]) -> bool:
+        """Whether these, too few for a whole shard, are to be one now."""
+
+    def planned(self, held: Sequence[Item]) -> list[str]:
+        """Take note that all items of the last scan are in plans that will last, but those held back.
+
+        Returns lines for people.
+        """
+
+
+@runtime_checkable
 class HasManners(Protocol):
     """A source that leaves items alone where their publishers ask for it."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
-from caption_assets.sources.base import CompletesItems, Item, Source
+from caption_assets.sources.base import CompletesItems, GivesOnce, Item, Source
 from caption_assets.sources.identities import ABSENT, Ids, identities
 from caption_assets.sources.kinds import open_source as open_source
 from caption_assets.sources.known import Known, keys_of, plans_from
@@ -33,6 +33,8 @@ class Planned:
     shards: list[Shard]
     new_shards: list[Shard]
     new_items: int
+    notes: list[str] = field(default_factory=list)
+    """What the source has to say, in lines."""
 
 
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
@@ -90,9 +92,9 @@ class Planner:
         for some in _chunks(items, _AT_ONCE):
             self.offer(some)
 
-    def close(self) -> None:
-        """Plan what is held, also as a shard that is not full."""
-        while self._held:
+    def close(self, *, rest: bool = True) -> None:
+        """Plan what is held, also as a shard that is not full; without `rest` it stays held."""
+        while rest and self._held:
             self._plan()
         self._known.flush()
 
@@ -126,8 +128,13 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
     known.catch_up()
     planner = Planner(lake, dataset, known, source, shard_size)
     planner.offer_all(source.scan())
-    planner.close()
-    return Planned(planned_shards(lake, dataset), planner.shards, planner.items)
+    notes: list[str] = []
+    if isinstance(source, GivesOnce):
+        planner.close(rest=source.closes(planner.held))
+        notes = source.planned(planner.held)
+    else:
+        planner.close()
+    return Planned(planned_shards(lake, dataset), planner.shards, planner.items, notes)
 
 
 def read_plan(lake: Lake, shard: Shard) -> list[Item]:
