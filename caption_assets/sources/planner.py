@@ -81,7 +81,7 @@ class Planner:
         before = len(self._held)
         for place in np.flatnonzero(self._known.find(ids) == ABSENT).tolist():
             key = (int(ids[0, place]), int(ids[1, place]))
-            self._held.setdefault(key, items[place])
+            self._held[key] = items[place]  # as it is now: a sidecar may have come
         new = len(self._held) - before
         while len(self._held) >= self._size:
             self._plan()

@@ -69,6 +69,7 @@ def test_a_folder(tmp_path: Path, later: str) -> None:
     assert died >= 20, "plans, tables, manifests, what waits, the cursor, and the scratch files of each"
 
 
+@pytest.mark.slow
 def test_a_bucket_with_notifications(tmp_path: Path, cloud: Aws) -> None:
     bucket, queue = cloud.bucket(), cloud.queue()
     for number in range(3):

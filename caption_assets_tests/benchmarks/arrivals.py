@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from caption_assets.arrivals.tick import Outcome
-from caption_assets.lake import layout, tables
+from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
+from caption_assets.sources.base import Item
 from caption_assets.sources.bucket import open_store
+from caption_assets.sources.planner import plan_bytes
 from caption_assets_tests.arrivals.world import Watch
 from caption_assets_tests.sources.s3_stub import S3Stub
 from caption_assets_tests.sources.servers import s3_environment
@@ -168,13 +168,9 @@ def on_many_shards(home: Path, shards: int) -> None:
     watch = Watch(home, kind="folder", path="in", settle_seconds=0)
     for number in range(shards):
         shard = Shard("d", number)
-        rows = [
-            {"dataset": "d", "shard": shard.key, "uri": f"/gone/{number}-{item}.jpg", "etag": "1", "source": "{}"}
-            for item in range(10)
-        ]
         path = Path(watch.lake.path(layout.plan_file(shard)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(tables.table(rows, tables.PLAN), path)
+        path.write_bytes(plan_bytes(shard, [Item(f"/gone/{number}-{item}.jpg", "1", 1) for item in range(10)]))
     reading = timed(watch, lambda outcome: outcome.planned > shards)
     tell(f"{shards:,} shards: plans read in {len(reading.seconds)} ticks, the longest", f"{reading.longest:.1f} s")
     idle = timed(watch, lambda outcome: True)
