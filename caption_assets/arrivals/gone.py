@@ -18,11 +18,11 @@ from caption_assets.sources.known import Known, keys_of
 
 AT_ONCE = 20_000
 """Items that one round may mark; the next one marks more."""
-_SHARDS_AT_ONCE = 2_000
+_SHARDS_AT_ONCE = 1_000
 """Of which the plans have to be read."""
 _READERS = 16
 SUSPICIOUS = 100
-"""Where this many items are planned and none is seen, the place itself is away rather than all of them."""
+"""Where fewer than one in so many planned items is seen, the place itself may be away."""
 
 Keys = Collection[tuple[str, str]]
 """Items by (uri, etag)."""
@@ -45,27 +45,27 @@ def left_of_round(lake: Lake, dataset: str, known: Known, seen: Seen, first: int
         first: the first shard that was planned after the round began: it tells nothing of that one and later ones.
         marked: items that are marked as gone.
     """
+    planned = len(known) - len(marked)
+    there = sum(int((known.find(ids) != ABSENT).sum()) for ids in seen.parts())
+    if planned >= SUSPICIOUS and there * SUSPICIOUS < planned:
+        some = f"{there:,}" if there else "none"
+        return Left(refused=f"{some} of {planned:,} planned items is there: the place itself may be away")
     back = _back(dataset, known, seen, marked)
     marked_ids = identities(marked)
     marked_table = sorted_table(marked_ids, np.zeros(marked_ids.shape[1], np.int64))
-    total = there = 0
     gone: dict[int, set[tuple[int, int]]] = {}
     count = 0
     for ids, numbers in known.parts():
-        ids, numbers = ids[:, numbers < first], numbers[numbers < first]
-        here = seen.has(ids)
-        total, there = total + len(here), there + int(here.sum())
-        away = ids[:, ~here]
-        shards = numbers[~here]
-        was = np.full(len(shards), ABSENT, np.int64)
-        find_in(marked_table, away, was)
-        new = (was == ABSENT) & (known.find(away) == shards)  # else it was merged into another shard
-        for key, number in zip(keys_of(away[:, new]), shards[new].tolist(), strict=True):
+        away = (numbers < first) & ~seen.has(ids)
+        ids, numbers = ids[:, away], numbers[away]
+        was = np.full(len(numbers), ABSENT, np.int64)
+        find_in(marked_table, ids, was)
+        ids, numbers = ids[:, was == ABSENT], numbers[was == ABSENT]
+        new = known.find(ids) == numbers  # else it was merged into another shard
+        for key, number in zip(keys_of(ids[:, new]), numbers[new].tolist(), strict=True):
             if count < AT_ONCE and (number in gone or len(gone) < _SHARDS_AT_ONCE):
                 gone.setdefault(number, set()).add(key)
                 count += 1
-    if not there and total - len(marked) >= SUSPICIOUS:
-        return Left(refused=f"none of {total - len(marked):,} planned items is there: the place itself may be away")
     shards = [Shard(dataset, number) for number in sorted(gone)]
     return Left(
         [each for shard, planned in _plans(lake, shards) for each in _named(shard, planned, gone[shard.number])], back

@@ -197,6 +197,11 @@ def test_a_mount_that_is_away_marks_nothing(home: Path) -> None:
     (outcome,) = [ticks.tick()]
     assert "nothing is marked as gone: none of 120 planned items is there" in outcome.notes[0]
     assert not ticks.gone
+    add(home, "new.jpg")
+    for _ in range(2):
+        outcome = ticks.tick()
+    assert "nothing is marked as gone: 1 of 121 planned items is there" in outcome.notes[0]
+    assert not ticks.gone
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
