@@ -93,6 +93,12 @@ class Lake:
         self.fs.invalidate_cache(base)
         return sorted(name.removeprefix(self.path("")) for name in self.fs.find(base) if name.startswith(f"{base}/"))
 
+    def list_after(self, folder: str, name: str) -> list[str]:
+        """Names of the entries in a folder that sort behind a name; on S3 nothing else is listed."""
+        if name and is_s3(self.fs):
+            return list_objects_after(self.fs, self.path(folder), name)
+        return [each for each in self.list(folder) if each > name]
+
     def list(self, folder: str) -> list[str]:
         """Names of the entries in a folder, sorted; empty where there is no such folder."""
         base = self.path(folder).rstrip("/")
@@ -103,12 +109,6 @@ class Lake:
             return []
         # an object store may list a folder's own marker
         return sorted({name.rsplit("/", 1)[-1] for name in entries if name != base})
-
-    def list_after(self, folder: str, name: str) -> list[str]:
-        """Names of the entries in a folder that sort behind a name; on S3 nothing else is listed."""
-        if name and is_s3(self.fs):
-            return list_objects_after(self.fs, self.path(folder), name)
-        return [each for each in self.list(folder) if each > name]
 
     def stamp(self, relative: str) -> str | None:
         """What tells a file from another one that stands in its place later; None where there is none."""
