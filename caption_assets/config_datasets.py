@@ -36,6 +36,8 @@ class AnyDataset(Strict):
     watch: bool = False
     """Look for new items every 30 seconds, and caption them."""
     shard_size: int = Field(default=1000, ge=1, le=100_000)
+    retain: bool = False
+    """Whether items that are deleted or replaced in the source stay in views and exports, with their captions."""
 
 
 class FetchesAhead(Strict):
@@ -196,17 +198,3 @@ class HuggingFaceDataset(AnyDataset):
 
 def _is_local(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~")) or path.endswith(".parquet")
-
-
-Dataset = Annotated[
-    FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset | UrlListDataset | HuggingFaceDataset,
-    Field(discriminator="kind"),
-]
-DATASET_KINDS: dict[str, type[Strict]] = {
-    "folder": FolderDataset,
-    "bucket": BucketDataset,
-    "jsonl": JsonlDataset,
-    "webdataset": WebDatasetDataset,
-    "url_list": UrlListDataset,
-    "huggingface": HuggingFaceDataset,
-}

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from caption_assets.config import PipelineConfig
+from caption_assets.config import KafkaDataset, PipelineConfig
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.partitions import SHARDS, shards_partitions, unregistered
 from caption_assets.resources import PipelineResource
+from caption_assets.run_tags import Cause
 from caption_assets.sensors.launching import run_requests
 from caption_assets.sources.planner import Planned, open_source, plan_dataset
 
@@ -25,8 +26,12 @@ _TAGS = {"caption_assets/arrival": "true"}
 
 
 def build_arrival_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
-    """One sensor for every dataset with `watch: true`."""
-    return [_build(name) for name, dataset in sorted(config.datasets.items()) if dataset.watch]
+    """One sensor for every dataset with `watch: true`; those of Kafka have their own (kafka.py)."""
+    return [
+        _build(name)
+        for name, dataset in sorted(config.datasets.items())
+        if dataset.watch and not isinstance(dataset, KafkaDataset)
+    ]
 
 
 def _build(name: str) -> dg.SensorDefinition:
@@ -52,7 +57,7 @@ def _build(name: str) -> dg.SensorDefinition:
         known = context.instance.get_dynamic_partitions(SHARDS)
         new = unregistered(context.instance, waiting)
         return dg.SensorResult(
-            run_requests=run_requests(waiting, [*known, *new], _TAGS),
+            run_requests=run_requests(context.instance, Cause.ARRIVAL, waiting, [*known, *new], _TAGS),
             dynamic_partitions_requests=[shards_partitions.build_add_request(new)] if new else [],
             cursor=json.dumps({"version": _CURSOR_VERSION, "handed_over": waiting[-1].number}),
         )

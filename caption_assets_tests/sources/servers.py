@@ -20,9 +20,7 @@ def s3_server() -> Iterator[str]:
 
     It is a process of its own: the store's package changes modules that other tests need as they are.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
@@ -52,6 +50,13 @@ def s3_environment(url: str) -> Iterator[None]:
             yield
         finally:
             s3fs.S3FileSystem.clear_instance_cache()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def wait_for(port: int) -> None:
