@@ -12,7 +12,7 @@ from PIL import Image
 from caption_assets.media import formats, jpeg, jxl
 from caption_assets.media.pixels import fit, jpeg_scale
 
-BAND_BYTES = 40_000_000
+BAND_BYTES = 50_000_000
 """What converting a picture band by band takes."""
 JPEGS = frozenset({"JPEG", "MPO"})
 

@@ -189,7 +189,7 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
         orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
         frames = _frames(opened, data)
         opened.close()  # its memory, which the next one is waiting for
-        give_back(working)
+        give_back(len(data) + working)
     keep = format_name in JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
     width, height = big.size if big else header if format_name in JPEGS else opened.size
     return Picture(

@@ -108,8 +108,7 @@ def test_only_what_may_pass_is_tried_again(world: World) -> None:
 
 
 def test_bytes_that_cannot_be_decoded_are_not_tried_again(world: World) -> None:
-    data = encode(noise(60, 50), "WEBP")
-    (world.folder / "a.webp").write_bytes(data[: len(data) // 2])
+    (world.folder / "a.webp").write_bytes(b"RIFF\x10\0\0\0WEBPVP8 " + bytes(20))
     plan_dataset(world.lake, "d", world.source, 100)
     shard = Shard("d", 1)
     report = build_media(world.lake, shard, world.source, world.media, "first")
