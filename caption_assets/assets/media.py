@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from caption_assets import run_tags
-from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure, shards_of
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, merged_away, plain_failure, shards_of
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.preview import media_preview
 from caption_assets.captioning.catalog import refresh
@@ -101,6 +101,8 @@ def _materialize(
         raise ConfigError(
             f"{settings.file}: datasets: there is no dataset {shard.dataset!r}; add it, or leave out its shards"
         )
+    if merged := merged_away(lake, [shard]):
+        raise ConfigError(merged[shard])
     if not lake.exists(layout.plan_file(shard)):
         raise ConfigError(f"the shard was never planned; materialize `datasets` ({shard.dataset}) first")
     started, started_at = time.monotonic(), tables.now()

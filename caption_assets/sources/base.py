@@ -62,6 +62,8 @@ class Page:
     items: list[Item]
     after: str
     """The place behind which the listing goes on. What stood before it may come again, in another page."""
+    last: bool = False
+    """Whether nothing comes behind it."""
     unsettled: Sequence[Item] = ()
     """Items that are there, but may still be being written."""
     whole: bool = True
@@ -97,6 +99,9 @@ class SortedKeys(Protocol):
 
     def ends(self) -> dict[str, str]:
         """By folder, a place near its last key: where keys that sort by arrival will stand. "" is the whole source."""
+
+    def pages_at_end(self, after: str, until: str) -> Iterator[Page]:
+        """`pages` for where little is expected. Raises OSError."""
 
     def look(self, uris: Sequence[str]) -> list[Item | None]:
         """The pictures with these URIs as they are now. None: it is none, not there, or not of this source."""

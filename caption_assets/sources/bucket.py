@@ -164,6 +164,7 @@ class _AnyStore:
             for start in range(0, max(len(items), 1), _PAGE):
                 some = items[start : start + _PAGE]
                 yield Page(some, place + (_name(some[-1].uri) if start + _PAGE < len(items) else _BEHIND))
+        yield Page([], _BEHIND, last=True)
 
     def sorted_keys(self, files: FileFilter) -> SortedKeys | None:
         """Most listings here are not sorted, or cannot begin in their middle."""

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets_tests.media.pictures import encode
 from caption_assets_tests.media.world import World
+from caption_assets_tests.sources.web_server import web_server
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc")
 
@@ -70,9 +72,15 @@ def built(folder: Path, data: bytes, media: Media, copies: int = 1) -> dict[str,
     (folder / "pictures").mkdir()
     for number in range(copies):
         (folder / "pictures" / f"{number}.jpg").write_bytes(data)
+    return told(folder, media)
+
+
+def told(folder: Path, media: Media) -> dict[str, Any]:
+    """What a process tells that makes the folder's media."""
     command = [sys.executable, "-m", "caption_assets_tests.media.peaks", str(folder), media.model_dump_json()]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    result: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
@@ -107,11 +115,30 @@ def test_what_cannot_be_is_refused_by_its_head(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiff_lzw", "jpeg_progressive", "webp"])
+@pytest.mark.parametrize("name", ["tiff_lzw", "jpeg_progressive", "webp", "jxl"])
 def test_several_are_not_decoded_at_once(name: str, tmp_path: Path) -> None:
     size, mode, format_name, options = ACCEPTED[name]
     result = built(tmp_path, encode(picture(size, mode), format_name, **options), Media(), copies=3)
     assert result["outcomes"] == ["media"]
+    assert result["peak"] <= LIMIT
+
+
+@pytest.mark.slow
+def test_big_files_from_the_web_wait_on_disk(tmp_path: Path) -> None:
+    """Five of 280 MB, of which several are under way at once."""
+    data = encode(picture((10_000, 9300), "RGB"), "TIFF")
+    (tmp_path / "pictures").mkdir()
+    for number in range(5):
+        (tmp_path / "pictures" / f"{number}.tif").write_bytes(data)
+
+    def answer(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(tmp_path / request.path.lstrip("/"))
+
+    with web_server() as server:
+        server.otherwise = answer
+        (tmp_path / "urls.txt").write_text("".join(server.url(f"/pictures/{n}.tif?{n}\n") for n in range(5)))
+        result = told(tmp_path, Media())
+    assert result["outcomes"] == ["media"], result
     assert result["peak"] <= LIMIT
 
 
