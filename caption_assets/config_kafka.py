@@ -29,9 +29,14 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _BROKER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 
 
+def is_topic(value: str) -> bool:
+    """Whether Kafka takes this as the name of a topic."""
+    return bool(_TOPIC.fullmatch(value)) and value not in {".", ".."}
+
+
 def check_topic(value: str) -> str:
     """Return `value` if Kafka takes it as the name of a topic. Raises ValueError."""
-    if not _TOPIC.fullmatch(value) or value in {".", ".."}:
+    if not is_topic(value):
         raise ValueError(f"{value!r} is no topic: use letters, digits, '.', '_' and '-', 249 at most")
     return value
 

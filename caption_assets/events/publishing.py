@@ -26,7 +26,7 @@ from caption_assets.events.pictures import PICTURE_TOPICS, Form, ShardPictures, 
 from caption_assets.events.progress import Progress, enroll, load_progress, needed_from, receiver_of
 from caption_assets.events.published import Published
 from caption_assets.kafka.client import KafkaAway, settings
-from caption_assets.kafka.sender import Outcome, Outgoing, Sender, is_absent_topic
+from caption_assets.kafka.sender import Outcome, Outgoing, Sender
 from caption_assets.lake import layout
 from caption_assets.lake.current import read_current
 from caption_assets.lake.layout import Shard
@@ -245,12 +245,12 @@ class _Round:
             channel.sent += 1
             channel.progress.delivered += 1
             return True
-        wrong_reply = replied_dataset(message.channel) is not None and is_absent_topic(outcome)
+        wrong_reply = replied_dataset(message.channel) is not None and outcome.topic_refused
         if outcome.hopeless or wrong_reply:  # who asked for replies at a topic that is not there waits for nothing
             channel.dropped[outcome.problem] += 1
             channel.progress.given_up += 1
             return True
-        hint = "; create it, or leave it out of kafka.topics" if is_absent_topic(outcome) else ""
+        hint = "; create it, or leave it out of kafka.topics" if outcome.topic_refused else ""
         channel.trouble = f"{message.topic}: {outcome.problem}{hint}"
         return False
 

@@ -79,7 +79,7 @@ def read(value: bytes | None, limit: int) -> Mapping[str, Any]:
         raise PoisonError(f"the message has {len(value)} bytes, and {limit} are allowed")
     try:
         document = json.loads(value, parse_constant=_no_constant)
-        json.dumps(document, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # it is to be stored: no 1e999 either
     except (ValueError, RecursionError) as error:
         raise PoisonError(f"the message is no JSON ({type(error).__name__})") from None
     if not isinstance(document, dict):

@@ -29,7 +29,9 @@ class Outcome:
 
     problem: str | None = None
     hopeless: bool = False
-    """The cluster will never take this message: it is too long, or not allowed."""
+    """The cluster will never take this message: it is too long."""
+    topic_refused: bool = False
+    """There is no such topic, or it is not ours to write to."""
 
 
 class Sender:
@@ -97,9 +99,11 @@ def _outcome(error: KafkaError | None) -> Outcome:
 
     if error is None:
         return Outcome()
-    return Outcome(error.str(), error.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
-
-
-def is_absent_topic(outcome: Outcome) -> bool:
-    """Whether a message found no topic."""
-    return "nknown topic" in (outcome.problem or "")
+    too_long = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
+    refused = {
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+    return Outcome(error.str(), error.code() in too_long, error.code() in refused)

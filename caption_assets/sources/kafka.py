@@ -21,10 +21,10 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from caption_assets.config_kafka import KafkaDataset
+from caption_assets.config_kafka import KafkaDataset, is_topic
 from caption_assets.kafka.client import ANSWER_SECONDS, KafkaAway, open_consumer, require, translated
 from caption_assets.kafka.envelope import REQUEST, Envelope, PoisonError, read
-from caption_assets.kafka.sender import Outgoing, Sender, is_absent_topic
+from caption_assets.kafka.sender import Outgoing, Sender
 from caption_assets.lake import tables
 from caption_assets.sources.base import Item
 from caption_assets.sources.named import NamedPictures
@@ -245,8 +245,7 @@ class KafkaSource:
             assert document is not None
             self._refuse(document, refused, partition, offset, scan)
             return
-        kind, milliseconds = message.timestamp()
-        yield replace(item, modified=datetime.fromtimestamp(milliseconds / 1000, UTC) if kind else None)
+        yield replace(item, modified=_moment(*message.timestamp()))
 
     def _item(self, document: Mapping[str, Any], place: Mapping[str, Any], request: Mapping[str, Any] | None) -> Item:
         """The item of a message. Raises PoisonError for a picture that is none of this dataset's."""
@@ -260,7 +259,7 @@ class KafkaSource:
             item = self._pictures.item(data[name], _digest(identity), columns, pinned=False)
         except ValueError as error:
             raise PoisonError(f"data.{name} {error}") from None
-        return replace(item, size=data.get("size", 0))
+        return replace(item, size=item.size or data.get("size", 0))
 
     def _request(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
         """What an item remembers of its request; None for an upload. Raises _RefusedError."""
@@ -268,7 +267,9 @@ class KafkaSource:
             return None
         data = document["data"]
         reply_topic = data.get("reply_topic")
-        if reply_topic and not any(fnmatchcase(reply_topic, glob) for glob in self._dataset.reply_topics):
+        if reply_topic and not (
+            is_topic(reply_topic) and any(fnmatchcase(reply_topic, glob) for glob in self._dataset.reply_topics)
+        ):
             raise _RefusedError("reply_topic", f"replies may not go to {reply_topic!r}", None)
         asked = data.get("perspectives")
         if unknown := sorted(set(asked or []) - self._answering.perspectives):
@@ -319,7 +320,7 @@ class KafkaSource:
         """Send refusals and dead letters; returns what keeps one from being sent that could be sent later."""
         outcomes = Sender(self._client).send(answers, _SEND_SECONDS)
         for answer, outcome in zip(answers, outcomes, strict=True):
-            if outcome.problem and (outcome.hopeless or is_absent_topic(outcome)):
+            if outcome.problem and (outcome.hopeless or outcome.topic_refused):
                 notes.append(f"{answer.topic} does not take an answer: {outcome.problem}")
             elif outcome.problem:
                 return outcome.problem
@@ -350,6 +351,14 @@ class _RefusedError(Exception):
     def __init__(self, kind: str, message: str, reply_topic: str | None) -> None:
         super().__init__(message)
         self.kind, self.reply_topic = kind, reply_topic
+
+
+def _moment(kind: int, milliseconds: int) -> datetime | None:
+    """The time of a message; None where it has none, or one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC) if kind else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _digest(content: object) -> str:

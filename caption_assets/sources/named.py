@@ -75,8 +75,8 @@ class NamedPictures:
         if path.startswith("/") or target == ".." or target.startswith("../") or "\0" in path:
             raise ValueError("leads out of the root")
         uri = f"{self._root}/{target}"
-        version, size = _local_version(uri) if pinned and not self._store else ("", 0)
-        return Item(uri, f"{version}.{digest}", size, None, dict(columns))
+        version, size = ("", 0) if self._store else _local_version(uri)
+        return Item(uri, f"{version if pinned else ''}.{digest}", size, None, dict(columns))
 
     def start(self, uri: str, etag: str) -> Future[bytes] | None:
         """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""

@@ -115,10 +115,12 @@ def test_an_old_message_closes_a_shard_and_so_does_one_from_the_future(uploads: 
     assert uploads.plan().new_items == 2
     uploads.upload(2, at=now + 10_000_000)
     assert uploads.plan().new_items == 1
+    uploads.upload(4, at=10**17)
+    assert uploads.plan().new_items == 1, "a time that no calendar has"
     uploads.upload(3)
     assert uploads.plan().new_items == 0
     assert uploads.plan(settle=False).new_items == 1, "whoever plans by hand wants all of it"
-    assert uploads.committed() == [4, 0]
+    assert uploads.committed() == [5, 0]
 
 
 def test_what_comes_twice_is_planned_once(uploads: Uploads) -> None:
@@ -176,6 +178,8 @@ def test_poison_is_counted_named_and_sent_aside(tmp_path: Path, pictures: Path, 
         ({**uploaded("a.png"), "version": 2}, "version: 1 was expected"),
         (uploaded("a.png", size=-1), "data.size: -1 is less than the minimum of 0"),
         ({"version": 1, "id": "1", "type": "media.uploaded", "data": {}}, "data: {} is not valid under any"),
+        (uploaded("a.png", size=10**30), "data.size: 1000000000000000000000000000000 is greater than the maximum"),
+        (b'{"version": 1e999}', "the message is no JSON"),
         (uploaded("../secret.png"), "data.uri leads out of the root"),
         (uploaded("/etc/passwd"), "data.uri leads out of the root"),
         (uploaded("file:///etc/passwd"), "data.uri is a URL outside of the root"),
@@ -230,19 +234,21 @@ def test_a_request_that_cannot_be_met_is_answered_at_once(tmp_path: Path, pictur
         request(name, "a", perspectives=["scene_count", "absent"], reply_topic="replies.one", correlation_id="c-1"),
         request(name, "b", reply_topic="__consumer_offsets"),
         request(name, "c", reply_topic="replies.one"),
+        request(name, "d", reply_topic="replies.no topic"),
     )
     planned = uploads.plan(settle=False)
     assert planned.new_items == 1
     assert planned.notes == [
         "request 'a' is refused: there is no perspective 'absent' enabled",
         "request 'b' is refused: replies may not go to '__consumer_offsets'; nobody is told",
+        "request 'd' is refused: replies may not go to 'replies.no topic'; nobody is told",
     ]
     (reply,) = cluster.received("replies.one")
     assert (reply.envelope["type"], reply.data["stage"], reply.data["kind"]) == (
         "captions.failed", "request", "unknown_perspective",
     )  # fmt: skip
     assert reply.data["request"] == {"id": "a", "correlation_id": "c-1"}
-    assert uploads.committed() == [3, 0]
+    assert uploads.committed() == [4, 0]
 
 
 def test_an_absent_topic_and_brokers_that_are_away_are_named(uploads: Uploads, cluster: Broker) -> None:
