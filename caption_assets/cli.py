@@ -115,6 +115,16 @@ def delete(
     sys.exit(delete_pictures(read_request(media_ids, uris, file, dataset), reason, yes=yes, dry_run=dry_run))
 
 
+@main.command()
+@click.argument("dataset", required=False)
+@_clear_errors
+def reconcile(dataset: str | None) -> None:
+    """Compare source, plans, files and partitions; plan, register and mark what is safe. Exits 1 when work is left."""
+    from caption_assets.commands.reconcile import reconcile_datasets
+
+    sys.exit(reconcile_datasets(dataset))
+
+
 @main.command("new-perspective")
 @click.argument("name")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("perspectives"), show_default=True)

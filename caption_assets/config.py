@@ -19,6 +19,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 
 from caption_assets.config_alerts import Alerts
 from caption_assets.config_callbacks import Callback
+from caption_assets.config_consolidation import Consolidation
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
 from caption_assets.config_datasets import HuggingFaceDataset as HuggingFaceDataset
@@ -204,6 +205,7 @@ class PipelineConfig(Strict):
     near_duplicates: NearDuplicates = NearDuplicates()
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
+    consolidation: Consolidation = Consolidation()
     callbacks: list[Callback] = Field(default=[])
     kafka: Kafka | None = Field(default=None, validate_default=True)
     recaption: Recaption = Recaption()

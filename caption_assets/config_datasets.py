@@ -36,6 +36,8 @@ class AnyDataset(Strict):
     watch: bool = False
     """Look for new items every 30 seconds, and caption them."""
     shard_size: int = Field(default=1000, ge=1, le=100_000)
+    retain: bool = False
+    """Whether items that are deleted or replaced in the source stay in views and exports, with their captions."""
 
 
 class FetchesAhead(Strict):

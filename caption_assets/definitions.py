@@ -21,6 +21,8 @@ from caption_assets.config import ConfigError, PipelineConfig
 from caption_assets.jobs import build_jobs
 from caption_assets.k8s_tags import EXECUTOR_VARIABLE
 from caption_assets.resources import PipelineResource, VllmResource
+from caption_assets.schedules.consolidation import build_consolidation_job, build_consolidation_schedule
+from caption_assets.schedules.reconciliation import build_reconciliation_job, build_reconciliation_schedule
 from caption_assets.sensors.alerts import build_alert_sensors
 from caption_assets.sensors.arrivals import build_arrival_sensors
 from caption_assets.sensors.callbacks import build_callback_sensors
@@ -43,6 +45,7 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
     """
     loaded = load(config)
     settings = loaded.config
+    consolidation, reconciliation = build_consolidation_job(loaded), build_reconciliation_job(loaded)
     return dg.Definitions(
         assets=[
             build_datasets_asset(settings),
@@ -54,7 +57,11 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             *build_arrival_specs(settings),
         ],
         asset_checks=build_alert_checks(settings),
-        jobs=build_jobs(loaded),
+        jobs=[*build_jobs(loaded), consolidation, reconciliation],
+        schedules=[
+            build_consolidation_schedule(loaded, consolidation),
+            build_reconciliation_schedule(loaded, reconciliation),
+        ],
         sensors=[
             *build_arrival_sensors(settings),
             *build_callback_sensors(settings),

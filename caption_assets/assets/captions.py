@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dagster as dg
 
 from caption_assets import run_tags
-from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure, shards_of
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, merged_away, plain_failure, shards_of
 from caption_assets.assets.media import COMPLETE, MEDIA
 from caption_assets.assets.preview import caption_preview
 from caption_assets.captioning import rows
@@ -105,14 +105,15 @@ def _build_group(name: str, group: Sequence[BoundPerspective], loaded: Loaded, *
         with plain_failure():
             lake.remove_strays()
             promote(lake, {each.name: each.fingerprint for each in selected})
-        shards = {shard: lake.exists(layout.media_index(shard)) for shard in shards_of(context)}
-        ready = [shard for shard, has_media in shards.items() if has_media]
+        shards = shards_of(context)
+        merged = merged_away(lake, shards)
+        ready = [shard for shard in shards if shard not in merged and lake.exists(layout.media_index(shard))]
         run = vllm.caption(
             settings, lake, selected, bound, ready, context.run_id, force=config.force, tell=context.log.info
         )
         made = _drive(context, loaded, lake, run)
         yield from _held_back(context, made, all_made=len(ready) == len(shards)) if awaited else made
-        if waiting := {shard.key: _NO_MEDIA for shard, has_media in shards.items() if not has_media}:
+        if waiting := {shard.key: merged.get(shard, _NO_MEDIA) for shard in shards if shard not in ready}:
             raise failure("no captions", waiting)
 
     return captions

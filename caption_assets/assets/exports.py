@@ -31,7 +31,14 @@ def _build(loaded: Loaded, format_: Format) -> dg.AssetsDefinition:
         lake = pipeline.lake()
         for dataset in context.partition_keys:
             with plain_failure():
-                exported = export_dataset(lake, dataset, planned_shards(lake, dataset), loaded.bound, format_)
+                exported = export_dataset(
+                    lake,
+                    dataset,
+                    planned_shards(lake, dataset),
+                    loaded.bound,
+                    format_,
+                    retain=loaded.config.datasets[dataset].retain,
+                )
             context.log.info(f"{dataset}: {exported.samples} samples in {len(exported.files)} files")
             context.add_asset_metadata(
                 {"samples": exported.samples, "files": len(exported.files), "location": exported.location},

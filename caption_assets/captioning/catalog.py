@@ -23,7 +23,7 @@ def refresh(config: PipelineConfig, lake: Lake, bound: Bound | None = None) -> N
     Args:
         bound: the enabled perspectives, where they have been read already.
     """
-    refresh_catalog(lake, _wanted(lake, bound or bind_perspectives(config)))
+    refresh_catalog(lake, _wanted(lake, bound or bind_perspectives(config)), _retained(config))
 
 
 def open_views(
@@ -36,7 +36,7 @@ def open_views(
         known: what Dagster knows of runs.
     """
     lake = Lake(config.lake)
-    return connect(lake, _wanted(lake, bound or bind_perspectives(config)), known)
+    return connect(lake, _wanted(lake, bound or bind_perspectives(config)), known, _retained(config))
 
 
 def _wanted(lake: Lake, bound: Bound) -> dict[str, Wanted]:
@@ -44,3 +44,7 @@ def _wanted(lake: Lake, bound: Bound) -> dict[str, Wanted]:
         name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output), changes_since(lake, each))
         for name, each in bound.items()
     }
+
+
+def _retained(config: PipelineConfig) -> list[str]:
+    return [name for name, dataset in config.datasets.items() if dataset.retain]

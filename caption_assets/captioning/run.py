@@ -19,6 +19,7 @@ from caption_assets.config import PipelineConfig
 from caption_assets.engine.lazy import DeviceWaited, LazyEngine, OpenEngine
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import EngineFailure
+from caption_assets.lake.departures import hidden
 from caption_assets.lake.heartbeats import Heartbeat, LookProgress
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
@@ -155,7 +156,11 @@ class CaptionRun:
     def _find(self, shard: Shard) -> ShardWork:
         complete_deletions(self._lake, shard, self._run_id)
         attempts = self._config.captions.max_attempts
-        return find_work(self._lake, shard, self._selected, self._bound, force=self._force, max_attempts=attempts)
+        dataset = self._config.datasets.get(shard.dataset)
+        away = hidden(self._lake, shard.dataset, retain=dataset is not None and dataset.retain)
+        return find_work(
+            self._lake, shard, self._selected, self._bound, force=self._force, max_attempts=attempts, away=away
+        )
 
 
 def _loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

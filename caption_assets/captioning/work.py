@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from caption_assets.captioning.asking import Earlier, is_final
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.shard import read_failures, read_index
+from caption_assets.media.stored import key_of, read_failures, read_index
 from caption_assets.perspectives import from_arrow_value, source_values
 
 Row = dict[str, Any]
@@ -75,6 +75,7 @@ def find_work(
     *,
     force: bool,
     max_attempts: int,
+    away: Collection[tuple[str, str]] = frozenset(),
 ) -> ShardWork:
     """Compare a shard's media with its rows.
 
@@ -83,14 +84,17 @@ def find_work(
         bound: all enabled perspectives: inputs outside `selected` are read from the lake.
         force: redo what is there, and start over with what failed.
         max_attempts: attempts that a failure may have, over all runs.
+        away: (uri, etag) of items that are gone from their source, and left alone.
 
     Raises:
         MediaMissing: the shard has no media index.
     """
     media: dict[str, Row] = {}
-    for row in read_index(lake, shard):
-        media.setdefault(row["media_id"], row)  # of items with the same bytes, the first one's source columns count
-    if not media and not read_failures(lake, "media", shard):
+    index = read_index(lake, shard)
+    for row in index:
+        if key_of(row) not in away:  # of items with the same bytes, the first one's source columns count
+            media.setdefault(row["media_id"], row)
+    if not index and not read_failures(lake, "media", shard):
         raise MediaMissing(f"shard {shard.key} has no media yet; materialize its media first")
     names = dict.fromkeys([each.name for each in selected] + [name for each in selected for name in each.inputs])
     found = {name: rows.read_rows(lake, bound[name], shard, ["input_digest", "output_digest"]) for name in names}

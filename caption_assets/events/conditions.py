@@ -14,6 +14,7 @@ from caption_assets.config_callbacks import AlertType
 from caption_assets.lake import layout
 from caption_assets.lake.heartbeats import read_beats
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.status import KnownRuns
 from caption_assets.lake.store import Lake
 from caption_assets.sources.planner import planned_shards
@@ -43,9 +44,12 @@ class Condition:
 def last_arrival(lake: Lake, dataset: str) -> datetime | None:
     """When the newest items of a dataset were planned."""
     shards = planned_shards(lake, dataset)
-    if not shards:
-        return None
-    moments = lake.read_table(layout.plan_file(shards[-1]), ["planned_at"])["planned_at"].to_pylist()
+    merged = read_ledger(lake, dataset).successors  # which have late numbers and early items
+    latest = [shard for shard in shards if shard not in merged][-1:] + [shard for shard in shards if shard in merged][
+        -1:
+    ]
+    plans = [layout.plan_file(shard) for shard in latest]
+    moments = [each for plan in plans for each in lake.read_table(plan, ["planned_at"])["planned_at"].to_pylist()]
     return max(moments, default=None)
 
 

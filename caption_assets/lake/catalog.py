@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
 from caption_assets.lake.heartbeats import Beat, read_beats
+from caption_assets.lake.hidden import create_hidden
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake, table_bytes
 
@@ -59,6 +61,9 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         "runs/_/empty.parquet": tables.RUNS,
         layout.NO_NEAR_DUPLICATES: tables.NEAR_DUPLICATES,
         f"{layout.TOMBSTONES}/empty.parquet": tables.TOMBSTONES,
+        f"{layout.DEPARTURES}/{layout.EMPTY}": tables.DEPARTURES,
+        f"{layout.MERGES}/{layout.EMPTY}": tables.MERGES,
+        f"{layout.RECONCILIATIONS}/_/empty.parquet": tables.RECONCILIATIONS,
     }
     if not lake.exists(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}"):
         lake.write(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}", b"")
@@ -71,27 +76,32 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
 
 
 @_while_sealed
-def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
-    """Build `catalog.duckdb` beside and put it in place, atomically."""
+def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str] = ()) -> None:
+    """Build `catalog.duckdb` beside and put it in place, atomically. `retained`: as `create_views` has it."""
     ensure_tables(lake, wanted)
     with tempfile.TemporaryDirectory(prefix="caption-assets-") as folder:
         built = Path(folder) / layout.CATALOG
         with duckdb.connect(str(built)) as connection:
             if not lake.local:
                 connection.register_filesystem(lake.fs)
-            create_views(connection, lake, wanted)
+            create_views(connection, lake, wanted, retained=retained)
         lake.write(layout.CATALOG, built.read_bytes())
 
 
 @_while_sealed
-def connect(lake: Lake, wanted: Mapping[str, Wanted], known: KnownRuns = NOTHING_KNOWN) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now; `known`: what Dagster knows of runs."""
+def connect(
+    lake: Lake,
+    wanted: Mapping[str, Wanted],
+    known: KnownRuns = NOTHING_KNOWN,
+    retained: Collection[str] = (),
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now. `known`, `retained`: as for `create_views`."""
     ensure_tables(lake, wanted)
     spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
     connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    create_views(connection, lake, wanted, read_beats(lake), known)
+    create_views(connection, lake, wanted, read_beats(lake), known, retained)
     return connection
 
 
@@ -101,14 +111,23 @@ def create_views(
     wanted: Mapping[str, Wanted],
     beats: Sequence[Beat] | None = None,
     known: KnownRuns = NOTHING_KNOWN,
+    retained: Collection[str] = (),
 ) -> None:
-    """Create the manifest and all views in an empty database. There is at least one perspective."""
+    """Create the manifest and all views in an empty database.
+
+    Args:
+        wanted: at least one perspective.
+        known: what Dagster knows of runs.
+        retained: datasets whose views keep what their source no longer has.
+    """
     current = read_current(lake)
     names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
     forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
     connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')} UNION ALL BY NAME {_RUNS_SINCE}")
+    connection.execute(f"CREATE VIEW reconciliations AS {_read(lake, f'{layout.RECONCILIATIONS}/*/*.parquet')}")
     connection.execute("CREATE SCHEMA rows")
+    create_hidden(connection, lake, retained, partial(_read, lake), partial(_location, lake))
     _create_media_view(connection, lake)
     for name, fingerprints in forms.items():
         _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
@@ -193,7 +212,8 @@ def _create_media_view(connection: duckdb.DuckDBPyConnection, lake: Lake) -> Non
     connection.execute(
         f"""CREATE VIEW media AS SELECT * FROM ({_read(lake, "media/*/*.parquet")})
         ANTI JOIN rows.deleted USING (media_id)
-        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)"""
+        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)
+        ANTI JOIN rows.away USING (dataset, uri, etag) ANTI JOIN rows.merged USING (shard)"""
     )
 
 
@@ -220,6 +240,7 @@ def _create_captions_view(
         f"""CREATE VIEW rows."{name}" AS
         SELECT *, fingerprint = '{shown}' AS is_current{flat}
         FROM ({" UNION ALL BY NAME ".join(selects)}) ANTI JOIN rows.deleted USING (media_id)
+        ANTI JOIN rows.departed USING (media_id, shard) ANTI JOIN rows.merged USING (shard)
         QUALIFY row_number() OVER (PARTITION BY media_id, shard ORDER BY is_current DESC, created_at DESC) = 1"""
     )
     connection.execute(  # what was paid for rather than its copies, so that `contributors` counts it
@@ -266,19 +287,26 @@ def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str], enab
 _SUMMARIES = (
     # Only failures that still stand: of the present form, of pictures without a caption.
     """CREATE VIEW failures AS
-    SELECT f.* FROM ({failures}) f
-    WHERE f.stage = 'media' OR EXISTS (
+    SELECT f.* FROM ({failures}) f ANTI JOIN rows.merged USING (shard)
+    WHERE f.stage = 'media' AND NOT EXISTS (
+        SELECT 1 FROM rows.away a WHERE a.dataset = f.dataset AND a.uri = f.uri AND a.etag = f.etag
+    ) OR EXISTS (
         SELECT 1 FROM perspectives p
         WHERE p.perspective = f.stage AND f.fingerprint = coalesce(p.fingerprint, p.current)
     ) AND NOT EXISTS (
         SELECT 1 FROM rows.deleted d WHERE d.media_id = f.media_id
+    ) AND NOT EXISTS (
+        SELECT 1 FROM rows.departed d WHERE d.media_id = f.media_id AND d.shard = f.shard
     ) AND NOT EXISTS (
         SELECT 1 FROM caption_rows c WHERE c.perspective = f.stage AND c.shard = f.shard AND c.media_id = f.media_id
         AND c.fingerprint = f.fingerprint
     )""",
     """CREATE VIEW shards AS
     WITH planned AS (
-        SELECT dataset, shard, count(*) AS planned, min(planned_at) AS planned_at FROM ({plans}) GROUP BY ALL
+        SELECT dataset, p.shard, count(*) FILTER (a.uri IS NULL) AS planned, count(a.uri) AS departed,
+               min(planned_at) AS planned_at
+        FROM ({plans} ANTI JOIN rows.merged USING (shard)) p LEFT JOIN rows.away a USING (dataset, uri, etag)
+        GROUP BY ALL
     ), stored AS (
         SELECT shard, count(*) AS media, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL
     ), failed AS (
@@ -290,7 +318,7 @@ _SUMMARIES = (
     )
     SELECT dataset, shard, planned, coalesce(media, 0) AS media, coalesce(pictures, 0) AS pictures,
            coalesce(media_failures, 0) AS media_failures, coalesce(captions, 0) AS captions,
-           coalesce(caption_failures, 0) AS caption_failures, planned_at
+           coalesce(caption_failures, 0) AS caption_failures, departed, planned_at
     FROM planned LEFT JOIN stored USING (shard) LEFT JOIN failed USING (shard) LEFT JOIN captioned USING (shard)
     ORDER BY dataset, shard""",
     """CREATE VIEW contributors AS

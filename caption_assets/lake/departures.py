@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from caption_assets.lake import layout, tables
+from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 
 _TRIES = 10
@@ -58,6 +59,12 @@ def departed(lake: Lake, dataset: str) -> frozenset[Key]:
     return _marks(lake, dataset).away()
 
 
+def departed_from(lake: Lake, dataset: str) -> list[Shard]:
+    """The shards in which the items that are gone now were planned."""
+    keys = {row["shard"] for row in _marks(lake, dataset).latest.values() if row["gone"]}
+    return sorted(map(Shard.parse, keys))
+
+
 def hidden(lake: Lake, dataset: str, *, retain: bool) -> frozenset[Key]:
     """The items that nobody is to see: those that are gone, unless the dataset retains them."""
     return frozenset() if retain else departed(lake, dataset)
@@ -100,7 +107,8 @@ def _each(items: Iterable[Departed]) -> Iterable[Departed]:
 
 def _after(marks: _Marks) -> datetime:
     """Now, or just after the latest mark, should another writer's clock be ahead."""
-    return max([tables.now(), *(row["created_at"] + _TICK for row in marks.latest.values())])
+    times: list[datetime] = [row["created_at"] for row in marks.latest.values()]
+    return max([tables.now(), *(each + _TICK for each in times)])
 
 
 def _marks(lake: Lake, dataset: str) -> _Marks:

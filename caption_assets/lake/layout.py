@@ -19,6 +19,8 @@ NEAR_DUPLICATES = "duplicates/pairs.parquet"
 NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 TOMBSTONES = "tombstones"
 DEPARTURES = "departures"
+MERGES = "merges"
+RECONCILIATIONS = "reconciliations"
 
 _SHARD = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9._-]*)-(?P<number>\d{6,})")
 
@@ -115,6 +117,21 @@ def failures_file(stage: str, shard: Shard) -> str:
 def departures_folder(dataset: str) -> str:
     """Folder of the marks of a dataset's items that its source no longer has."""
     return f"{DEPARTURES}/dataset={dataset}"
+
+
+def ledger_folder(dataset: str) -> str:
+    """Folder of the ledger of a dataset's merges."""
+    return f"{MERGES}/dataset={dataset}"
+
+
+def ledger_file(dataset: str, version: int) -> str:
+    """One version of it; the highest counts."""
+    return f"{ledger_folder(dataset)}/{version:09d}.parquet"
+
+
+def reconciliation_file(day: str, run_id: str, dataset: str) -> str:
+    """What one reconciliation of a dataset found. `day` is YYYY-MM-DD."""
+    return f"{RECONCILIATIONS}/{day}/{run_id}-{dataset}.parquet"
 
 
 def run_file(day: str, run_id: str, step: str) -> str:

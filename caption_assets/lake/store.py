@@ -79,6 +79,14 @@ class Lake:
         except FileNotFoundError:
             return None
 
+    def modified(self, relative: str) -> float | None:
+        """When the file was written, in seconds since 1970; None where there is none, or its store does not tell."""
+        self._forget_listing(relative)
+        try:
+            return float(self.fs.modified(self.path(relative)).timestamp())
+        except (FileNotFoundError, NotImplementedError):
+            return None
+
     def find(self, folder: str) -> list[str]:
         """All files under a folder, at any depth, as they are now: relative to the root, sorted."""
         base = self.path(folder).rstrip("/")
@@ -111,6 +119,16 @@ class Lake:
             return None
         told = info.get("ETag") or info.get("etag") or (info.get("mtime") or info.get("created"), info.get("ino"))
         return f"{info['size']} {told}"
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Lengths in bytes of the files in a folder, by name; empty where there is no such folder."""
+        base = self.path(folder).rstrip("/")
+        self.fs.invalidate_cache(base)
+        try:
+            entries = self.fs.ls(base, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {each["name"].rsplit("/", 1)[-1]: int(each["size"] or 0) for each in entries if each["type"] == "file"}
 
     def read(self, relative: str) -> bytes:
         """The whole file, as it is now. Raises FileNotFoundError."""
@@ -238,6 +256,12 @@ class Lake:
                 shutil.rmtree(self.path(folder))
             else:
                 self.fs.rm(self.path(folder), recursive=True)
+
+    def remove_empty_folder(self, folder: str) -> None:
+        """Delete a folder on a disk if nothing is in it; an object store has none."""
+        if self.local:
+            with suppress(OSError):
+                Path(self.path(folder)).rmdir()
 
     def _scratch(self) -> Path:
         if self.local:

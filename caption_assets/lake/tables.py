@@ -170,6 +170,35 @@ DEPARTURES = pa.schema(
     ]
 )
 
+MERGES = pa.schema(
+    [
+        ("version", pa.int64()),  # of the dataset's ledger: the highest counts
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("successor", pa.string()),  # the shard that holds its items once the merge is done
+        ("merged", pa.bool_()),  # whether the shard was itself made by a merge
+        ("merge_id", pa.string()),
+        ("state", pa.string()),  # pending, done, void
+        ("run_id", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
+RECONCILIATIONS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("dataset", pa.string()),
+        ("scanned", pa.int64()),  # items that the source has; null where it could not be read
+        ("shards", pa.int64()),
+        ("found", pa.string()),  # JSON object: kind → number
+        ("repaired", pa.string()),  # JSON object: kind → number
+        ("examples", pa.string()),  # JSON object: kind → the first few
+        ("problem", pa.string()),  # why source and plan were not compared, or nothing was marked
+        ("started_at", TIMESTAMP),
+        ("ended_at", TIMESTAMP),
+    ]
+)
+
 MediaFailureKind = Literal[
     "gone",  # no longer there, or not in the planned version
     "forbidden",  # the store, the server or the file's owner refuses it

@@ -115,6 +115,14 @@ class CompletesItems(Protocol):
         """The same items in the same order, with all their source columns."""
 
 
+class Fetching(Future[bytes]):
+    """A fetch under way whose body, once it is there, is handed over by `result()` and not before."""
+
+    def size(self) -> int:
+        """Bytes of the body, once it is there; 0 where there will be none."""
+        raise NotImplementedError
+
+
 @runtime_checkable
 class StartsFetches(Protocol):
     """A source that fetches many items at once without a thread for each."""

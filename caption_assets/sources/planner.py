@@ -16,6 +16,7 @@ import numpy as np
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.sources.base import CompletesItems, GivesOnce, Item, Source
 from caption_assets.sources.identities import ABSENT, Ids, identities
@@ -38,8 +39,12 @@ class Planned:
 
 
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
-    """The shards of a dataset, in the order they were planned."""
-    return plans_from(lake, dataset, 0)
+    """The shards of a dataset, in the order they were planned: without those merged into others, or being made so."""
+    while True:
+        ledger = read_ledger(lake, dataset)
+        shards = [shard for shard in plans_from(lake, dataset, 0) if shard not in ledger.hidden]
+        if not ledger.changed(lake):  # else a merge began or ended between the two looks
+            return shards
 
 
 def planned_datasets(lake: Lake) -> list[str]:

@@ -6,7 +6,6 @@ A key is taken as it is: s3fs would strip slashes, and would take `?versionId=` 
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -21,6 +20,7 @@ from botocore.utils import parse_timestamp
 from caption_assets.sources.ahead import Room
 from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
 from caption_assets.sources.files import FileFilter, SidecarJoin
+from caption_assets.sources.spool import Body, Spool
 
 _PAGE = 1000
 _STUCK_PAGES = 50
@@ -88,7 +88,7 @@ class S3Store:
             place = join.resume
             yield Page(items, place)
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         """The object, or these bytes of it, if it is the planned one; no etag: as it is.
 
         Raises FetchError, NoRoomError, OSError.
@@ -109,7 +109,8 @@ class S3Store:
         """The object's first bytes. Raises OSError."""
         try:
             read = functools.partial(self._get, uri, Room(length), Range=f"bytes=0-{length - 1}")
-            return cast(bytes, fsspec.asyn.sync(self._fs.loop, read))
+            found = cast(Body, fsspec.asyn.sync(self._fs.loop, read))
+            return found.take() if isinstance(found, Spool) else found
         except OSError as error:
             if _code(error) in ("InvalidRange", "416"):
                 return b""  # an empty object has no first byte
@@ -144,15 +145,15 @@ class S3Store:
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
 
-    async def _get(self, uri: str, room: Room, **conditions: str) -> bytes:
+    async def _get(self, uri: str, room: Room, **conditions: str) -> Body:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **conditions)
         async with answer["Body"] as body:
             room.exactly(answer["ContentLength"])
-            with io.BytesIO() as content:  # gives its content away without a copy
+            with Spool() as content:
                 while chunk := await body.read(_CHUNK):
                     content.write(chunk)
-                return content.getvalue()
+                return content.content()
 
 
 def _moment(value: Any) -> datetime:
