@@ -5,6 +5,7 @@ from __future__ import annotations
 from caption_assets.arrivals.tick import Outcome
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake
 from caption_assets.sources.known import plans_from
 
@@ -21,7 +22,9 @@ def to_hand_over(lake: Lake, dataset: str, outcome: Outcome) -> list[Shard]:
     first = outcome.cursor.handed_over + 1
     if first >= outcome.planned:
         return []
-    beyond = plans_from(lake, dataset, first)
+    there = plans_from(lake, dataset, first)
+    hidden = read_ledger(lake, dataset).hidden  # what was merged, and what is being filled: known before it has a plan
+    beyond = [shard for shard in there if shard not in hidden]
     new = set(outcome.new_shards)
     if len(set(beyond) - new) <= _FEW:
         found = [shard for shard in beyond if shard in new or not lake.exists(layout.media_index(shard))]

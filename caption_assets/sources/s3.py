@@ -185,10 +185,9 @@ class _Keys:
         folders, complete = self._branches()
         if not complete:
             return {}
-        tops = folders if len(folders) <= _TAILS else []
-        found = {folder: end for folder in tops if (end := self._last_folder(folder)) is not None}
-        end = found.get(folders[-1]) if folders and tops else self._last_folder("")
-        return {**found, "": end} if end is not None else found
+        found = {"": end} if (end := self._last_folder(folders[-1] if folders else "")) is not None else {}
+        tops = folders[:-1] if len(folders) <= _TAILS else []  # the end of the last one is that of all
+        return {**{folder: end for folder in tops if (end := self._last_folder(folder)) is not None}, **found}
 
     def pages_at_end(self, after: str, until: str) -> Iterator[Page]:
         """`pages` that are small at first: at the end there is little to be had."""

@@ -74,7 +74,7 @@ def test_a_bucket_with_notifications(tmp_path: Path, cloud: Aws) -> None:
     bucket, queue = cloud.bucket(), cloud.queue()
     for number in range(3):
         cloud.put(bucket, f"{number}.jpg")
-    dataset = {
+    dataset: dict[str, object] = {
         "kind": "bucket",
         "url": f"s3://{bucket}",
         "options": cloud.options,
