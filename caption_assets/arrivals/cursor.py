@@ -26,6 +26,8 @@ class Round:
     """Time spent on it."""
     listed: int = 0
     """Items that it has seen."""
+    new: int = 0
+    """How many of them were new."""
     whole: bool = True
     """Whether it can tell what is gone: nothing of it was lost on the way."""
 
@@ -82,6 +84,6 @@ class Cursor:
         )
         if given := value["round"]:
             ranges = [(str(after), str(until)) for after, until in given["ranges"]]
-            numbers = int(given["first"]), float(given["seconds"]), int(given["listed"])
-            found.round = Round(str(given["id"]), ranges, *numbers, bool(given["whole"]))
+            numbers = float(given["seconds"]), int(given["listed"]), int(given["new"])
+            found.round = Round(str(given["id"]), ranges, int(given["first"]), *numbers, bool(given["whole"]))
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +13,16 @@ from caption_assets.lake import layout
 from caption_assets.lake.departures import Departed
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.sources.identities import ABSENT, Ids, find_in, high_of, identities, sorted_table
+from caption_assets.sources.identities import ABSENT, find_in, high_of, identities, sorted_table
 from caption_assets.sources.known import Known, keys_of
 
 AT_ONCE = 20_000
 """Items that one round may mark; the next one marks more."""
+_SHARDS_AT_ONCE = 1_000
+"""Of which the plans have to be read."""
+_READERS = 16
 SUSPICIOUS = 100
-"""Where this many items are planned and none is seen, the place itself is away rather than all of them."""
+"""Where fewer than one in so many planned items is seen, the place itself may be away."""
 
 Keys = Collection[tuple[str, str]]
 """Items by (uri, etag)."""
@@ -41,28 +45,31 @@ def left_of_round(lake: Lake, dataset: str, known: Known, seen: Seen, first: int
         first: the first shard that was planned after the round began: it tells nothing of that one and later ones.
         marked: items that are marked as gone.
     """
+    planned = len(known) - len(marked)
+    there = sum(int((known.find(ids) != ABSENT).sum()) for ids in seen.parts())
+    if planned >= SUSPICIOUS and there * SUSPICIOUS < planned:
+        some = f"{there:,}" if there else "none"
+        return Left(refused=f"{some} of {planned:,} planned items is there: the place itself may be away")
     back = _back(dataset, known, seen, marked)
     marked_ids = identities(marked)
     marked_table = sorted_table(marked_ids, np.zeros(marked_ids.shape[1], np.int64))
-    total = there = 0
     gone: dict[int, set[tuple[int, int]]] = {}
     count = 0
     for ids, numbers in known.parts():
-        ids, numbers = ids[:, numbers < first], numbers[numbers < first]
-        here = seen.has(ids)
-        total, there = total + len(here), there + int(here.sum())
-        away = ids[:, ~here]
-        shards = numbers[~here]
-        was = np.full(len(shards), ABSENT, np.int64)
-        find_in(marked_table, away, was)
-        new = (was == ABSENT) & (known.find(away) == shards)  # else it was merged into another shard
-        for key, number in zip(keys_of(away[:, new]), shards[new].tolist(), strict=True):
-            if count < AT_ONCE:
+        away = (numbers < first) & ~seen.has(ids)
+        ids, numbers = ids[:, away], numbers[away]
+        was = np.full(len(numbers), ABSENT, np.int64)
+        find_in(marked_table, ids, was)
+        ids, numbers = ids[:, was == ABSENT], numbers[was == ABSENT]
+        new = known.find(ids) == numbers  # else it was merged into another shard
+        for key, number in zip(keys_of(ids[:, new]), numbers[new].tolist(), strict=True):
+            if count < AT_ONCE and (number in gone or len(gone) < _SHARDS_AT_ONCE):
                 gone.setdefault(number, set()).add(key)
                 count += 1
-    if not there and total - len(marked) >= SUSPICIOUS:
-        return Left(refused=f"none of {total - len(marked):,} planned items is there: the place itself may be away")
-    return Left([each for number in sorted(gone) for each in _named(lake, Shard(dataset, number), gone[number])], back)
+    shards = [Shard(dataset, number) for number in sorted(gone)]
+    return Left(
+        [each for shard, planned in _plans(lake, shards) for each in _named(shard, planned, gone[shard.number])], back
+    )
 
 
 def left_by_uri(lake: Lake, known: Known, uris: Sequence[str], marked: Keys) -> list[Departed]:
@@ -73,9 +80,9 @@ def left_by_uri(lake: Lake, known: Known, uris: Sequence[str], marked: Keys) -> 
             by_shard.setdefault(shard, set()).add(uri)
     return [
         Departed(shard.key, uri, etag)
-        for shard, wanted in sorted(by_shard.items())
-        for uri, etag in _planned(lake, shard)
-        if uri in wanted and (uri, etag) not in marked
+        for shard, planned in _plans(lake, sorted(by_shard))
+        for uri, etag in planned
+        if uri in by_shard[shard] and (uri, etag) not in marked
     ]
 
 
@@ -93,13 +100,16 @@ def _back(dataset: str, known: Known, seen: Seen, marked: Keys) -> list[Departed
     return back_again(dataset, known, [key for key, is_here in zip(marked, here.tolist(), strict=True) if is_here])
 
 
-def _named(lake: Lake, shard: Shard, keys: set[tuple[int, int]]) -> list[Departed]:
+def _named(shard: Shard, planned: Sequence[tuple[str, str]], keys: set[tuple[int, int]]) -> list[Departed]:
     """The items of a shard with these identities."""
-    planned = _planned(lake, shard)
-    ids: Ids = identities(planned)
-    return [
-        Departed(shard.key, uri, etag) for key, (uri, etag) in zip(keys_of(ids), planned, strict=True) if key in keys
-    ]
+    found = zip(keys_of(identities(planned)), planned, strict=True)
+    return [Departed(shard.key, uri, etag) for key, (uri, etag) in found if key in keys]
+
+
+def _plans(lake: Lake, shards: Sequence[Shard]) -> list[tuple[Shard, list[tuple[str, str]]]]:
+    """The keys of the items of shards, several read at once."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="plans") as pool:
+        return list(zip(shards, pool.map(lambda shard: _planned(lake, shard), shards), strict=True))
 
 
 def _planned(lake: Lake, shard: Shard) -> list[tuple[str, str]]:

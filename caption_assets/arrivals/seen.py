@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,12 @@ class Seen:
                 self._sorted = sorted_table(np.hstack(self._new), _zeros(self._new))
             find_in(self._sorted, ids, found)
         return np.asarray(found != ABSENT)
+
+    def parts(self) -> Iterator[Ids]:
+        """All items that were seen, a part at a time; those that were seen twice come twice."""
+        if not self._begins:
+            yield from (ids for ids, _ in self._stored.parts())
+        yield from self._new
 
     def store(self) -> None:
         """Keep it for the next tick."""

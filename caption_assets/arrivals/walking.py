@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from caption_assets.sources.base import ListsInPages, Page
+from caption_assets.sources.base import Page
 
-AT_ONCE = 8
+_AT_ONCE = 4
+"""Listings under way: what hides a store's latency. More would wait for this machine to read them."""
 
 Range = tuple[str, str]
 """The place behind which to list, and the last one; "" is the beginning, and the end."""
+Lister = Callable[[str, str], Iterator[Page]]
+"""Lists a range."""
 
 
-def walk(source: ListsInPages, ranges: Sequence[Range], until: float) -> Iterator[tuple[int, Page | None]]:
+def walk(
+    lister: Lister, ranges: Sequence[Range], until: float, *, side_by_side: bool
+) -> Iterator[tuple[int, Page | None]]:
     """The pages of ranges, each with the number of its range; None once a range has no more.
 
     Args:
         until: by `time.monotonic()`, when to stop. At least one page is given.
+        side_by_side: whether several are listed at once, ahead of who works on the pages.
 
     Raises:
         OSError: the source cannot be listed.
     """
-    if source.keys is None:
-        yield from _one_after_the_other(source, ranges, until)
+    if not side_by_side:
+        yield from _one_after_the_other(lister, ranges, until)
     elif ranges:
-        with ThreadPoolExecutor(min(AT_ONCE, len(ranges)), thread_name_prefix="listing") as pool:
-            yield from _side_by_side(pool, source, ranges, until)
+        with ThreadPoolExecutor(min(_AT_ONCE, len(ranges)), thread_name_prefix="listing") as pool:
+            yield from _side_by_side(pool, lister, ranges, until)
 
 
-def _one_after_the_other(
-    source: ListsInPages, ranges: Sequence[Range], until: float
-) -> Iterator[tuple[int, Page | None]]:
+def _one_after_the_other(lister: Lister, ranges: Sequence[Range], until: float) -> Iterator[tuple[int, Page | None]]:
     for number, (after, last) in enumerate(ranges):
-        for page in source.pages(after, last):
+        for page in lister(after, last):
             yield number, page
             if time.monotonic() > until:
                 return
@@ -42,9 +46,8 @@ def _one_after_the_other(
 
 
 def _side_by_side(
-    pool: ThreadPoolExecutor, source: ListsInPages, ranges: Sequence[Range], until: float
+    pool: ThreadPoolExecutor, lister: Lister, ranges: Sequence[Range], until: float
 ) -> Iterator[tuple[int, Page | None]]:
-    """While a page is being worked on, the next ones of its range and of others are listed."""
     waiting = list(enumerate(ranges))
     under_way: dict[Future[Page | None], tuple[int, Iterator[Page]]] = {}
 
@@ -54,18 +57,18 @@ def _side_by_side(
     def begin() -> None:
         if waiting:
             number, (after, last) = waiting.pop(0)
-            list_next(number, source.pages(after, last))
+            list_next(number, lister(after, last))
 
-    for _ in range(AT_ONCE):
+    for _ in range(_AT_ONCE):
         begin()
     while under_way:
         for done in wait(under_way, return_when=FIRST_COMPLETED).done:
             number, pages = under_way.pop(done)
             page = done.result()
-            if page is None:
+            if time.monotonic() > until:
+                pass  # what is under way is still worked on: it has cost its time
+            elif page is None:
                 begin()
             else:
                 list_next(number, pages)
             yield number, page
-            if time.monotonic() > until:
-                return

@@ -18,7 +18,6 @@ from caption_assets.lake.heartbeats import Heartbeat
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, LakeFull, table_bytes
 from caption_assets.media.shard import MediaReport, build_media
-from caption_assets.media.stored import read_failures
 from caption_assets.partitions import between_datasets_and_shards, shards_partitions
 from caption_assets.resources import PipelineResource
 from caption_assets.sources.planner import open_source
@@ -126,7 +125,7 @@ def _materialize(
         + (f", {report.damaged} damaged" if report.damaged else "")
     )
     _log_check(context, report)
-    if report.new or _failed_now(context, lake, report):
+    if report.new or report.failed_now:
         _write_run(context, lake, settings, report, started_at)
     return dg.AssetMaterialization(
         MEDIA,
@@ -159,13 +158,6 @@ def _log_check(context: dg.AssetExecutionContext, report: MediaReport) -> None:
             metadata={"planned": report.planned, "pictures": report.rows, "failed": report.failed, "lost": lost},
             partition=report.shard.key,
         )
-    )
-
-
-def _failed_now(context: dg.AssetExecutionContext, lake: Lake, report: MediaReport) -> bool:
-    """Whether something failed in this run, rather than once and for good."""
-    return bool(report.failed) and any(
-        row["run_id"] == context.run_id for row in read_failures(lake, "media", report.shard)
     )
 
 

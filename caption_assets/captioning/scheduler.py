@@ -133,9 +133,8 @@ class Scheduler:
             async with asyncio.TaskGroup() as group:
                 ticker = group.create_task(self._tick())
                 async for recorder, picture, ahead in self._ahead(shards):
-                    while self._outstanding and not self._has_room():
-                        self._room.clear()
-                        await self._room.wait()
+                    while self._outstanding >= self._engine.max_in_flight:
+                        await self._more_room()
                     self._outstanding += len(picture.pending)
                     group.create_task(self._picture(recorder, picture, ahead))
                 ticker.cancel()
@@ -174,14 +173,17 @@ class Scheduler:
             if not recorder.remaining:
                 await self._seal(recorder)
             for picture in recorder.work.pictures:
-                waiting.append((recorder, picture, self._start_reading(picture)))
                 while len(waiting) > _READ_AHEAD or (waiting and self._held > _HELD_BYTES):
                     yield waiting.popleft()
+                while self._held > _HELD_BYTES:  # all before the engine
+                    await self._more_room()
+                waiting.append((recorder, picture, self._start_reading(picture)))
         while waiting:
             yield waiting.popleft()
 
-    def _has_room(self) -> bool:
-        return self._outstanding < self._engine.max_in_flight and self._held <= _HELD_BYTES
+    async def _more_room(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
     def _start_reading(self, picture: PictureWork) -> ReadAhead:
         """Have a picture read where a pending perspective looks at it."""

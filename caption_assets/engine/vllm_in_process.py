@@ -140,6 +140,8 @@ class InProcessEngine:
                 if self._running.pop(entry, None):
                     engine.abort_request([entry])
                 continue
+            if entry.future.cancelled():
+                continue  # nobody waits for it: a run that is cancelled is not to wait for its picture to be prepared
             try:
                 _, (prompt,) = engine.renderer.render_chat([rendering.messages(entry.request)], params)
                 self._running[entry.request.request_id] = entry

@@ -63,8 +63,9 @@ def publish_outcomes(
         outbox, names = Outbox(lake, clock, warn), channels(config)
         enroll(lake, names, outbox.number + 1, clock())
         found = outbox.collect(config, find_jobs(outbox.looked))
-        told = _Round(config, lake, names, clock, warn).publish(outbox, budget_seconds)
-        outbox.prune(needed_from(lake, [*names, *map(receiver_of, config.callbacks)], outbox.number))
+        round_ = _Round(config, lake, names, clock, warn)
+        told = round_.publish(outbox, budget_seconds)
+        outbox.prune(min(round_.position, needed_from(lake, map(receiver_of, config.callbacks), outbox.number)))
         return [f"{found} new events", *told]
 
 
@@ -103,16 +104,23 @@ class _Round:
         self._looked_at: set[tuple[Shard, Form | None, str]] = set()
         self._bound: dict[str, BoundPerspective] = {}
 
+    @property
+    def position(self) -> int:
+        """The first file of the outbox of which a channel lacks something."""
+        return min(each.progress.position for each in self._channels.values())
+
     def publish(self, outbox: Outbox, seconds: float) -> list[str]:
         """Publish what is due; returns a line for people."""
-        behind = min(each.progress.position for each in self._channels.values())
-        batches = outbox.batches(behind) if behind <= outbox.number else []
-        if any(batch.events for batch in batches):
-            try:
-                self._bound = bind_perspectives(self._config)
-            except ConfigError as error:  # what the lake says of perspectives cannot be told without them
-                return [f"kafka: nothing is sent: {error}"]
-            self._connect()
+        if self.position > outbox.number:
+            return [self._summary([])]
+        try:
+            self._bound = bind_perspectives(self._config)
+        except ConfigError as error:  # what the lake says of perspectives cannot be told without them
+            return [f"kafka: nothing is sent: {error}"]
+        self._connect()
+        if not self._senders:  # what waits is not read at each tick of an hour
+            return [self._summary([])]
+        batches = outbox.batches(self.position)
         now, deadline = self._clock(), time.monotonic() + seconds
         for batch in batches:
             for event in batch.events:

@@ -63,7 +63,7 @@ def open_producer(client: Mapping[str, Any]) -> Producer:
         ImportError: the extra `kafka` is not installed.
         KafkaAway: the settings cannot be used.
     """
-    producer_class = _import().Producer
+    producer_class = require().Producer
     options = {
         **client,
         "enable.idempotence": True,
@@ -94,7 +94,7 @@ def open_consumer(client: Mapping[str, Any], group: str) -> Iterator[Consumer]:
         ImportError: the extra `kafka` is not installed.
         KafkaAway: the settings cannot be used.
     """
-    consumer_class = _import().Consumer
+    consumer_class = require().Consumer
     options = {
         **client,
         "group.id": group,
@@ -124,7 +124,8 @@ def translated(what: str) -> Iterator[None]:
         raise KafkaAway(f"{what}: {reason.str() if hasattr(reason, 'str') else reason}") from None
 
 
-def _import() -> Any:
+def require() -> Any:
+    """The package of librdkafka. Raises ImportError, with the remedy."""
     try:
         import confluent_kafka
     except ImportError:

@@ -79,11 +79,25 @@ class Lake:
         except FileNotFoundError:
             return None
 
+    def modified(self, relative: str) -> float | None:
+        """When the file was written, in seconds since 1970; None where there is none, or its store does not tell."""
+        self._forget_listing(relative)
+        try:
+            return float(self.fs.modified(self.path(relative)).timestamp())
+        except (FileNotFoundError, NotImplementedError):
+            return None
+
     def find(self, folder: str) -> list[str]:
         """All files under a folder, at any depth, as they are now: relative to the root, sorted."""
         base = self.path(folder).rstrip("/")
         self.fs.invalidate_cache(base)
         return sorted(name.removeprefix(self.path("")) for name in self.fs.find(base) if name.startswith(f"{base}/"))
+
+    def list_after(self, folder: str, name: str) -> list[str]:
+        """Names of the entries in a folder that sort behind a name; on S3 nothing else is listed."""
+        if name and is_s3(self.fs):
+            return list_objects_after(self.fs, self.path(folder), name)
+        return [each for each in self.list(folder) if each > name]
 
     def list(self, folder: str) -> list[str]:
         """Names of the entries in a folder, sorted; empty where there is no such folder."""
@@ -95,12 +109,6 @@ class Lake:
             return []
         # an object store may list a folder's own marker
         return sorted({name.rsplit("/", 1)[-1] for name in entries if name != base})
-
-    def list_after(self, folder: str, name: str) -> list[str]:
-        """Names of the entries in a folder that sort behind a name; on S3 nothing else is listed."""
-        if name and is_s3(self.fs):
-            return list_objects_after(self.fs, self.path(folder), name)
-        return [each for each in self.list(folder) if each > name]
 
     def stamp(self, relative: str) -> str | None:
         """What tells a file from another one that stands in its place later; None where there is none."""

@@ -41,7 +41,7 @@ class Bands:
     working: int
     """Bytes that reading takes, besides the file."""
     read: Callable[[int], Iterator[Image.Image]]
-    """The picture from top to bottom, so many rows at a time; again from the top with each call. Raises OSError."""
+    """The picture from top to bottom, so many rows at a time. Raises OSError. Of modes I and F it may be read again."""
     exif: Callable[[], bytes | None] = lambda: None
     """What a reader would find behind the pixels, once all bands were read; None: it need not look."""
 
@@ -95,17 +95,25 @@ def _webp(opened: Image.Image, data: bytes) -> Bands | None:
 
 
 def _avif(opened: Image.Image, data: bytes) -> Bands | None:
-    decoder: Any = getattr(opened, "_decoder", None)  # what the reader's own load() asks
-    if decoder is None or opened.mode not in _MODES:
+    if "_decoder" not in vars(opened) or opened.mode not in _MODES:
         return None
-    return _at_once(opened, data, lambda: np.frombuffer(decoder.get_frame(0)[0], np.uint8))
+
+    def pixels() -> NDArray[np.uint8]:
+        decoder: Any = vars(opened).pop("_decoder")  # what the reader's own load() asks; with its planes, it goes
+        return np.frombuffer(decoder.get_frame(0)[0], np.uint8)
+
+    return _at_once(opened, data, pixels)
 
 
 def _jxl(opened: Image.Image, data: bytes) -> Bands | None:
-    decoded: Any = getattr(opened, "_data", None)  # by opening the file, the reader has decoded it
-    if not isinstance(decoded, bytes) or opened.mode not in _MODES:
+    if not isinstance(vars(opened).get("_data"), bytes) or opened.mode not in _MODES:
         return None
-    return _at_once(opened, data, lambda: np.frombuffer(decoded, np.uint8))
+
+    def pixels() -> NDArray[np.uint8]:
+        vars(opened).pop("_decoder", None)
+        return np.frombuffer(vars(opened).pop("_data"), np.uint8)  # opening the file has decoded it
+
+    return _at_once(opened, data, pixels)
 
 
 def _heif(opened: Image.Image, data: bytes) -> Bands | None:
@@ -137,7 +145,7 @@ def _at_once(
         if values.shape[2] == 1:
             values = values[..., 0]
         for top in range(0, height, rows):
-            band = values[top : top + rows]
+            band: NDArray[Any] = values[top : top + rows]
             if reverse and band.ndim == 3:
                 band = cv2.cvtColor(band, cv2.COLOR_BGR2RGB if band.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
             yield Image.fromarray(np.ascontiguousarray(band))

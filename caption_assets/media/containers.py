@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from caption_assets.media import jxl
 
 _MOST_BOXES = 100_000
+_KINDS = frozenset(
+    b"ftyp meta mdat mini moov moof sidx free skip wide uuid Exif jxlc jxlp jxll jxli jbrd brob jumb".split()
+) | {b"JXL ", b"xml "}
+"""Boxes that stand in no other."""
+_TIFFS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
 
 
 def is_cut(data: bytes) -> bool:
-    """Whether something that the container of a WebP, AVIF, HEIC or JPEG XL speaks of lies behind the file's end.
+    """Whether something that the container of a WebP, AVIF, HEIC, JPEG XL or TIFF speaks of lies behind the file's end.
 
     False also where the container does not tell: a JPEG XL stream without boxes, a last box "up to the end".
     """
     if data[:4] == b"RIFF":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if order := _TIFFS.get(data[:4]):
+        return int.from_bytes(data[4:8], order) >= len(data)  # its directory, which many put behind the pixels
     if data[4:8] != b"ftyp" and not data.startswith(jxl.BOX):
         return False
     for kind, start, end in _boxes(data, 0, len(data)):
+        if len(kind) == 4 and kind not in _KINDS:
+            return False  # what follows is no box
         if end > len(data):
             return True
         if kind == b"meta" and _furthest_extent(data, start + 4, end) > len(data):

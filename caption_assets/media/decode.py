@@ -17,7 +17,7 @@ from caption_assets.media.bands import Bands, bands_of
 from caption_assets.media.budget import JPEGS, decoder_bytes, whole_bytes
 from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
 from caption_assets.media.containers import is_cut
-from caption_assets.media.memory import DECODING_BYTES, MemoryGate
+from caption_assets.media.memory import DECODING_BYTES, MemoryGate, give_back, settle_malloc
 from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.pixels import (
     Pixels,
@@ -30,6 +30,7 @@ from caption_assets.media.pixels import (
 from caption_assets.media.truncated import is_blank, start_grey, truncated_files
 
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
+settle_malloc()
 Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixels are allocated
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata is not worth a line each
 
@@ -188,6 +189,7 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
         orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
         frames = _frames(opened, data)
         opened.close()  # its memory, which the next one is waiting for
+        give_back(working)
     keep = format_name in JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
     width, height = big.size if big else header if format_name in JPEGS else opened.size
     return Picture(

@@ -44,6 +44,8 @@ class MediaReport:
     new: int = 0
     failed: int = 0
     failure_kinds: Counter[str] = field(default_factory=Counter)
+    failed_now: int = 0
+    """Of the failures, those of this run, rather than once and for good."""
     damaged: int = 0
     """Of the pictures that were there, those that verification found damaged."""
     stored_bytes: int = 0
@@ -80,7 +82,7 @@ def build_media(
     if read_tombstones(lake) != before:  # the index may be newer than what the deletion saw
         complete_deletions(lake, shard, run_id)
         index, failures = read_index(lake, shard), read_failures(lake, "media", shard)
-        now = _report(shard, report.planned, index, failures, new=report.new, damaged=report.damaged)
+        now = _report(shard, report.planned, index, failures, new=report.new, damaged=report.damaged, run_id=run_id)
         report = replace(now, rate=report.rate)
     return report
 
@@ -115,7 +117,7 @@ def _build(
         if failed != failures:
             write_failures(lake, shard, failed)
         generations.tidy(lake, shard, index)
-        return _report(shard, len(items), index, failed, new=0, damaged=0)
+        return _report(shard, len(items), index, failed, new=0, damaged=0, run_id=run_id)
 
     meter = ProgressMeter(shard, len(items), tell)
     watch(lambda: [meter.progress()])
@@ -123,7 +125,7 @@ def _build(
     commit(lake, shard, rows, failed)
     build.remove_older_segments()
     new = sum(key_of(row) not in kept for row in rows)
-    report = _report(shard, len(items), rows, failed, new=new, damaged=len(damaged))
+    report = _report(shard, len(items), rows, failed, new=new, damaged=len(damaged), run_id=run_id)
     return replace(report, rate=meter.progress().rate)
 
 
@@ -157,7 +159,9 @@ def _settled(failures: list[Row], media: Media, source: Source) -> dict[tuple[st
     }
 
 
-def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, new: int, damaged: int) -> MediaReport:
+def _report(
+    shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, new: int, damaged: int, run_id: str
+) -> MediaReport:
     return MediaReport(
         shard=shard,
         planned=planned,
@@ -165,6 +169,7 @@ def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, n
         new=new,
         failed=len(failed),
         failure_kinds=Counter(row["kind"] for row in failed),
+        failed_now=sum(row["run_id"] == run_id for row in failed),
         damaged=damaged,
         stored_bytes=sum({row["media_id"]: _stored_bytes(row) for row in rows}.values()),
     )

@@ -42,7 +42,9 @@ def _build() -> dg.SensorDefinition:
         found = watch.watch(known_runs(context.instance, settings))
         before = _read(context.cursor)
         after: dict[str, Any] = {"version": _CURSOR_VERSION, "checks": {}, "arrived": {}}
-        events = [*_arrivals(settings, found, before, after), *_checks(settings, found, before, after)]
+        events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
+        events.extend(_arrivals(settings, found, before, after))
+        events.extend(_checks(settings, found, before, after))
         line = f"{len(found.conditions)} limits passed; {found.raised} incidents raised, {found.resolved} resolved"
         for each in found.conditions:
             context.log.warning(each.summary)

@@ -4,6 +4,7 @@ What is open, and what was done today, is asked of the lake; what waits or runs,
 how often a shard was tried: with it gone, a shard that failed is tried a little sooner.
 """
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ _NOTHING = "nothing to do"
 _MOST_WAITING = 5
 """Runs of one cause in the queue: what waits there no longer follows a changed policy."""
 _DAY = timedelta(days=1)
+_REST = timedelta(minutes=15)
 
 
 def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
@@ -69,17 +71,18 @@ def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
             return dg.SkipReason("perspectives or pipeline file have changed: waits until they are loaded")
         memory = _Memory.read(context.cursor, loaded)
         shards = list(context.instance.get_dynamic_partitions(SHARDS))
-        state = _state(loaded, shards, now)
-        if memory.idle == state:
-            return dg.SkipReason(_NOTHING)
-        tick = _Tick(context.instance, loaded, shards, memory, now)
+        runs = _Runs(context.instance, shards, now)
+        state = _state(loaded, shards, runs)
+        if memory.state == state and now.timestamp() < memory.until:
+            return dg.SkipReason(memory.told)
+        tick = _Tick(context.instance, loaded, shards, runs, memory, now)
         requests, lines = tick.run()
-        memory.idle = "" if requests or lines else state
         for line in lines:
             context.log.info(line)
+        memory.keep("" if requests else state, "; ".join(lines) or tick.nothing(), now + tick.rest(lines))
         if requests:
             return dg.SensorResult(run_requests=requests, cursor=memory.write())
-        return dg.SensorResult(skip_reason="; ".join(lines) or tick.nothing(), cursor=memory.write())
+        return dg.SensorResult(skip_reason=memory.told, cursor=memory.write())
 
     return recaptioning_sensor
 
@@ -91,8 +94,10 @@ class _Memory:
     forms: str
     """Of which perspectives it speaks: a changed one is tried at once."""
     tried: dict[str, Tried] = field(default_factory=dict)
-    idle: str = ""
-    """The state of the lake in which nothing was open."""
+    state: str = ""
+    """The state of things in which nothing was launched; what is open is not looked for again while it lasts."""
+    told: str = ""
+    until: float = 0.0
 
     @classmethod
     def read(cls, cursor: str | None, loaded: Loaded) -> Self:
@@ -105,23 +110,20 @@ class _Memory:
                     str(key): Tried(int(times), datetime.fromtimestamp(at, UTC))
                     for key, (times, at) in value["tried"].items()
                 }
-                return cls(forms, tried, str(value["idle"]))
+                return cls(forms, tried, str(value["state"]), str(value["told"]), float(value["until"]))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             pass
         return cls(forms)
 
+    def keep(self, state: str, told: str, until: datetime) -> None:
+        """Remember a look at what is open."""
+        self.state, self.told, self.until = state, told, until.timestamp()
+
     def write(self) -> str:
         """As a cursor."""
         tried = {key: [each.times, each.at.timestamp()] for key, each in self.tried.items() if each.at}
-        return json.dumps({"version": _CURSOR_VERSION, "forms": self.forms, "tried": tried, "idle": self.idle})
-
-
-def _state(loaded: Loaded, shards: Sequence[str], now: datetime) -> str:
-    """What changes whenever a run has ended or a shard was registered, and every quarter of an hour; cheap to have."""
-    lake, quarter = Lake(loaded.config.lake), int(now.timestamp() // 900)
-    days = [day for day in lake.list(layout.RUNS) if day != "_"][-2:]
-    runs = [f"{day}={len(lake.list(f'{layout.RUNS}/{day}'))}" for day in days]
-    return " ".join([str(quarter), str(len(shards)), *runs])
+        seen = {"state": self.state, "told": self.told, "until": self.until}
+        return json.dumps({"version": _CURSOR_VERSION, "forms": self.forms, "tried": tried, **seen})
 
 
 class _Runs:
@@ -151,17 +153,32 @@ class _Runs:
         return [run.run_id for run in self._instance.get_runs(mine)]
 
 
+def _state(loaded: Loaded, shards: Sequence[str], runs: _Runs) -> str:
+    """What changes whenever a run begins or ends, finishes a shard, or a shard is registered; cheap to have."""
+    lake = Lake(loaded.config.lake)
+    days = [day for day in lake.list(layout.RUNS) if day != "_"][-2:]
+    done = [f"{day}={len(lake.list(f'{layout.RUNS}/{day}'))}" for day in days]
+    active = hashlib.sha256(" ".join(sorted(run.run_id for run in runs.active)).encode()).hexdigest()[:16]
+    return " ".join([str(len(shards)), active, *done])
+
+
 class _Tick:
     """One evaluation."""
 
     def __init__(
-        self, instance: dg.DagsterInstance, loaded: Loaded, shards: Sequence[str], memory: _Memory, now: datetime
+        self,
+        instance: dg.DagsterInstance,
+        loaded: Loaded,
+        shards: Sequence[str],
+        runs: _Runs,
+        memory: _Memory,
+        now: datetime,
     ) -> None:
         self._instance, self._loaded, self._memory, self._now = instance, loaded, memory, now
         self._config = loaded.config.recaption
         self._pause = timedelta(minutes=self._config.repairs.pause_minutes)
         self._shards = shards
-        self._runs = _Runs(instance, shards, now)
+        self._runs = runs
         self._open: dict[str, OpenShard] = {}
         self._repaired: set[str] = set()
 
@@ -185,6 +202,10 @@ class _Tick:
         if busy := self._runs.taken.intersection(self._open):
             lines.append(f"{len(busy)} open shards are in runs that wait or are under way")
         return requests, lines
+
+    def rest(self, lines: Sequence[str]) -> timedelta:
+        """For how long there is no need to look again, unless something happens; less where something waits."""
+        return self._pause / 5 if lines else _REST
 
     def nothing(self) -> str:
         """Why there is nothing to say."""

@@ -62,6 +62,8 @@ class Page:
     items: list[Item]
     after: str
     """The place behind which the listing goes on. What stood before it may come again, in another page."""
+    last: bool = False
+    """Whether nothing comes behind it."""
     unsettled: Sequence[Item] = ()
     """Items that are there, but may still be being written."""
     whole: bool = True
@@ -98,6 +100,9 @@ class SortedKeys(Protocol):
     def ends(self) -> dict[str, str]:
         """By folder, a place near its last key: where keys that sort by arrival will stand. "" is the whole source."""
 
+    def pages_at_end(self, after: str, until: str) -> Iterator[Page]:
+        """`pages` for where little is expected. Raises OSError."""
+
     def look(self, uris: Sequence[str]) -> list[Item | None]:
         """The pictures with these URIs as they are now. None: it is none, not there, or not of this source."""
 
@@ -108,6 +113,14 @@ class CompletesItems(Protocol):
 
     def complete(self, items: Sequence[Item]) -> list[Item]:
         """The same items in the same order, with all their source columns."""
+
+
+class Fetching(Future[bytes]):
+    """A fetch under way whose body, once it is there, is handed over by `result()` and not before."""
+
+    def size(self) -> int:
+        """Bytes of the body, once it is there; 0 where there will be none."""
+        raise NotImplementedError
 
 
 @runtime_checkable

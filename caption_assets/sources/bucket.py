@@ -15,6 +15,7 @@ import fsspec
 from caption_assets.sources.ahead import Ahead, NoRoomError, Room
 from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
 from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, join_sidecars, with_columns
+from caption_assets.sources.spool import Body, Spool
 
 CHANGED = "the object has changed since it was planned; the new one is an item of its own"
 GONE = "the object is no longer there"
@@ -23,6 +24,7 @@ _THREADS = 16
 _PAGE = 1000
 _BEHIND = "\U0010ffff"
 """A name behind all others."""
+_PIECE = 8_000_000
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
 
@@ -36,7 +38,7 @@ class Store(Protocol):
     def sorted_keys(self, files: FileFilter) -> SortedKeys | None:
         """What the store can do where its keys are sorted."""
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         """An object, or these bytes of it, in its planned version; no etag: as it is.
 
         Raises FetchError, NoRoomError, and the filesystem's own errors.
@@ -109,7 +111,7 @@ class BucketSource:
 
 async def stored(
     store: Store, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None
-) -> bytes:
+) -> Body:
     """What `Store.read` gives. Raises FetchError and NoRoomError only."""
     with Translated():
         return await store.read(uri, etag, room, start, end)
@@ -162,13 +164,14 @@ class _AnyStore:
             for start in range(0, max(len(items), 1), _PAGE):
                 some = items[start : start + _PAGE]
                 yield Page(some, place + (_name(some[-1].uri) if start + _PAGE < len(items) else _BEHIND))
+        yield Page([], _BEHIND, last=True)
 
     def sorted_keys(self, files: FileFilter) -> SortedKeys | None:
         """Most listings here are not sorted, or cannot begin in their middle."""
         del files
         return None
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         path = self._path(uri)
         info = await self._call("info", path)
         if etag and version(info) != etag:
@@ -176,12 +179,29 @@ class _AnyStore:
         size = info.get("size") if start is None or end is None else end - start
         if size is not None:
             room.exactly(int(size))
-        data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
-        if size is None:
-            room.at_least(len(data))
+        data = await self._content(path, start, end, room, None if size is None else int(size))
         if etag and version(await self._call("info", path)) != etag:
             raise FetchError("gone", CHANGED)  # while it was read
         return data
+
+    async def _content(self, path: str, start: int | None, end: int | None, room: Room, size: int | None) -> Body:
+        """The bytes from start to end; big ones, of a known size, a piece at a time."""
+        if size is None or size <= _PIECE:
+            data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
+            if size is None:
+                room.at_least(len(data))
+            return data
+        first = start or 0
+        with Spool() as body:
+            for place in range(first, first + size, _PIECE):
+                stop = min(place + _PIECE, first + size)
+                data = cast(bytes, await self._call("cat_file", path, start=place, end=stop))
+                if start is None and len(data) == size:
+                    return data  # by a server that knows no ranges
+                if len(data) != stop - place:
+                    raise FetchError("gone", CHANGED)
+                body.write(data)
+            return body.content()
 
     def head(self, uri: str, length: int) -> bytes:
         path = self._path(uri)

@@ -45,7 +45,7 @@ class FileFilter:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_included", _matcher(self.include) if self.include else lambda path: True)
-        object.__setattr__(self, "_excluded", _matcher(self.exclude))
+        object.__setattr__(self, "_excluded", _matcher(self.exclude) if self.exclude else lambda path: False)
 
     def is_picture(self, relative: str) -> bool:
         """Whether the file of this path below the root counts."""

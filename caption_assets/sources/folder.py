@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
-from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, with_columns
+from caption_assets.sources.files import SIDECAR_EXTENSIONS, SIDECAR_LIMIT, FileFilter, with_columns
 
 _log = logging.getLogger(__name__)
 _ESCAPED = "file://"
@@ -43,6 +43,7 @@ class FolderSource:
         self.settle_seconds = settle_seconds
         self.files = files or FileFilter()
         self._left_out = 0
+        self._start = len(str(folder).rstrip("/")) + 1  # of what is relative in a path
 
     def scan(self) -> Iterator[Item]:
         """Files in order of their names. Raises FileNotFoundError where the folder is gone."""
@@ -58,15 +59,15 @@ class FolderSource:
         """
         del until
         items: list[Item] = []
-        looked, left_out, start = 0, self._left_out, len(str(self.folder).rstrip("/")) + 1
+        looked, left_out = 0, self._left_out
         for path, item in self._entries(str(self.folder), after.split("/") if after else ()):
             looked += 1
             if item is not None:
                 items.append(item)
             if looked == _PAGE:
-                yield self._page(items, path[start:], left_out)
+                yield self._page(items, path[self._start :], left_out)
                 items, looked, left_out = [], 0, self._left_out
-        yield self._page(items, _BEHIND, left_out)
+        yield self._page(items, _BEHIND, left_out, last=True)
 
     @property
     def keys(self) -> SortedKeys | None:
@@ -94,12 +95,14 @@ class FolderSource:
         except OSError as error:
             raise FetchError("unreadable", _reason(error)) from None
 
-    def _page(self, items: Sequence[Item], after: str, left_out: int) -> Page:
+    def _page(self, items: list[Item], after: str, left_out: int, *, last: bool = False) -> Page:
+        if not self.settle_seconds:
+            return Page(items, after, last, whole=left_out == self._left_out)
         settled: list[Item] = []
         unsettled: list[Item] = []
         for item in items:
             (unsettled if self._unsettled(item) else settled).append(item)
-        return Page(settled, after, unsettled, whole=left_out == self._left_out)
+        return Page(settled, after, last, unsettled, whole=left_out == self._left_out)
 
     def _entries(self, folder: str, after: Sequence[str]) -> Iterator[tuple[str, Item | None]]:
         """The files of a folder behind a place, given as the names of its parts, and the pictures among them."""
@@ -107,7 +110,7 @@ class FolderSource:
             ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
         sidecars: dict[str, list[str]] = {}
         for entry in ordered:
-            if self.files.is_sidecar(entry.name):
+            if entry.name.lower().endswith(SIDECAR_EXTENSIONS) and self.files.is_sidecar(entry.name):
                 sidecars.setdefault(os.path.splitext(entry.path)[0], []).append(entry.path)
         first = after[0] if after else ""
         for entry in ordered:
@@ -128,12 +131,12 @@ class FolderSource:
 
     def _item(self, entry: os.DirEntry[str], sidecars: Mapping[str, Sequence[str]]) -> Item | None:
         """The item of a file. Raises OSError."""
-        if not self.files.is_picture(entry.path[len(str(self.folder).rstrip("/")) + 1 :]):
+        if not self.files.is_picture(entry.path[self._start :]):
             return None
         status = entry.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would block its reader
             return None
-        beside = tuple(sidecars.get(os.path.splitext(entry.path)[0], ()))
+        beside = tuple(sidecars.get(os.path.splitext(entry.path)[0], ())) if sidecars else ()
         return Item(_uri(entry.path), file_etag(status), status.st_size, _modified(status), sidecars=beside)
 
     def _unsettled(self, item: Item) -> bool:

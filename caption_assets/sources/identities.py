@@ -134,17 +134,18 @@ class IdentityTables:
         """One table of two, cut at the same values into parts that fit into memory."""
         name = f"{uuid.uuid4().hex}.npy"
         shape = (3, first.shape[1] + second.shape[1])
-        merged = np.lib.format.open_memmap(self.folder / name, mode="w+", dtype=np.uint64, shape=shape)
+        place = self.folder / name
+        merged = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint64, shape=shape)  # type: ignore[no-untyped-call]
         cuts = np.unique(first[0, _PART::_PART])
         firsts = [0, *np.searchsorted(first[0], cuts).tolist(), first.shape[1]]
         seconds = [0, *np.searchsorted(second[0], cuts).tolist(), second.shape[1]]
-        place = 0
+        start = 0
         for number in range(len(firsts) - 1):
             part = np.hstack(
                 [first[:, firsts[number] : firsts[number + 1]], second[:, seconds[number] : seconds[number + 1]]]
             )
-            merged[:, place : place + part.shape[1]] = part[:, np.lexsort((part[1], part[0]))]
-            place += part.shape[1]
+            merged[:, start : start + part.shape[1]] = part[:, np.lexsort((part[1], part[0]))]
+            start += part.shape[1]
         merged.flush()
         del merged
         self._take(name)

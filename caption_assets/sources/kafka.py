@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from caption_assets.config_kafka import KafkaDataset
-from caption_assets.kafka.client import ANSWER_SECONDS, KafkaAway, open_consumer, translated
+from caption_assets.kafka.client import ANSWER_SECONDS, KafkaAway, open_consumer, require, translated
 from caption_assets.kafka.envelope import REQUEST, Envelope, PoisonError, read
 from caption_assets.kafka.sender import Outgoing, Sender, is_absent_topic
 from caption_assets.lake import tables
@@ -84,6 +84,9 @@ class KafkaSource:
         pictures: where pictures may be.
         answering: how requests are answered.
         settle: hold back what is not enough for a shard until it is old enough, and read as long as a tick may take.
+
+    Raises:
+        ImportError: the extra `kafka` is not installed.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class KafkaSource:
         *,
         settle: bool,
     ) -> None:
+        require()
         self._name, self._dataset, self._client = name, dataset, client
         self._pictures, self._answering, self._settle = pictures, answering, settle
         self._scan = _Scan({}, {})

@@ -121,9 +121,9 @@ class Known:
 
     def _about(self, following: int) -> dict[str, Any]:
         stamps = [*self._tables.about.get("stamps", [])]
-        number = following - 1
-        if stamp := self._lake.stamp(layout.plan_file(Shard(self._dataset, number))):
-            stamps.append([number, stamp])
+        for number in sorted({int(self._tables.about["next"]), following - 1}):
+            stamp = self._lake.stamp(layout.plan_file(Shard(self._dataset, number)))
+            stamps += [[number, stamp]] if stamp else []
         first, last = stamps[: _STAMPS // 2], stamps[_STAMPS // 2 :][-_STAMPS // 2 :]
         return {"next": following, "stamps": first + last}
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
-import pyarrow as pa
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
@@ -87,11 +86,16 @@ class Planner:
         before = len(self._held)
         for place in np.flatnonzero(self._known.find(ids) == ABSENT).tolist():
             key = (int(ids[0, place]), int(ids[1, place]))
-            self._held.setdefault(key, items[place])
+            self._held[key] = items[place]  # as it is now: a sidecar may have come
         new = len(self._held) - before
         while len(self._held) >= self._size:
             self._plan()
         return new
+
+    def offer_all(self, items: Iterable[Item]) -> None:
+        """`offer` of any number of items."""
+        for some in _chunks(items, _AT_ONCE):
+            self.offer(some)
 
     def close(self, *, rest: bool = True) -> None:
         """Plan what is held, also as a shard that is not full; without `rest` it stays held."""
@@ -106,7 +110,7 @@ class Planner:
         shard = Shard(self._dataset, self._known.next)
         if isinstance(self._source, CompletesItems):
             chunk = self._source.complete(chunk)
-        if not self._lake.create(layout.plan_file(shard), table_bytes(_plan_table(shard, chunk))):
+        if not self._lake.create(layout.plan_file(shard), plan_bytes(shard, chunk)):
             self._known.catch_up()
             held = np.array([*self._held], np.uint64).reshape(-1, 2).T
             planned = set(keys_of(held[:, self._known.find(held) != ABSENT]))
@@ -128,8 +132,7 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
     known = Known(lake, dataset)
     known.catch_up()
     planner = Planner(lake, dataset, known, source, shard_size)
-    for items in _chunks(source.scan(), _AT_ONCE):
-        planner.offer(items)
+    planner.offer_all(source.scan())
     notes: list[str] = []
     if isinstance(source, GivesOnce):
         planner.close(rest=source.closes(planner.held))
@@ -153,9 +156,10 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _plan_table(shard: Shard, items: list[Item]) -> pa.Table:
+def plan_bytes(shard: Shard, items: Sequence[Item]) -> bytes:
+    """The plan file of a shard."""
     planned_at = tables.now()
-    return tables.table(
+    table = tables.table(
         [
             {
                 "dataset": shard.dataset,
@@ -171,3 +175,4 @@ def _plan_table(shard: Shard, items: list[Item]) -> pa.Table:
         ],
         tables.PLAN,
     )
+    return table_bytes(table)

@@ -6,22 +6,27 @@ A key is taken as it is: s3fs would strip slashes, and would take `?versionId=` 
 from __future__ import annotations
 
 import functools
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from itertools import chain, repeat
 from typing import Any, cast
 
 import fsspec.asyn
 import s3fs
+from aiobotocore.session import AioSession
+from botocore.utils import parse_timestamp
 
 from caption_assets.sources.ahead import Room
 from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
 from caption_assets.sources.files import FileFilter, SidecarJoin
+from caption_assets.sources.spool import Body, Spool
 
 _PAGE = 1000
 _STUCK_PAGES = 50
 _FOLDER_PAGES = 10
-_TAILS = 32
+_SMALL_PAGES = (200, 200, 400)
+_TAILS = 8
 """First-level folders whose ends are looked at."""
 _LOOKS = 16
 _CHUNK = 1 << 18
@@ -41,11 +46,31 @@ class S3Store:
         self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         config = {"max_pool_connections": at_once, **options.get("config_kwargs", {})}
         self._fs = s3fs.S3FileSystem(**{**options, "config_kwargs": config})
+        if self._fs.session is None:
+            self._fs.session = AioSession(**self._fs.kwargs)  # as it would make it itself
+            parsers = self._fs.session.get_component("response_parser_factory")
+            parsers.set_parser_defaults(timestamp_parser=_moment)
 
-    def pages(self, files: FileFilter, *, recursive: bool, after: str = "", until: str = "") -> Iterator[Page]:
-        """The pictures in the order of their keys, below the prefix as places are. Raises OSError."""
+    def pages(
+        self,
+        files: FileFilter,
+        *,
+        recursive: bool,
+        after: str = "",
+        until: str = "",
+        sizes: Iterable[int] = (),
+    ) -> Iterator[Page]:
+        """The pictures in the order of their keys, below the prefix as places are.
+
+        Args:
+            sizes: keys of the first pages.
+
+        Raises:
+            OSError: the bucket cannot be listed.
+        """
         join, place, stuck = SidecarJoin(after), after, 0
-        for objects in self._listed(after, recursive):
+        for answer in self._answers(self._prefix, after, "" if recursive else "/", sizes):
+            objects = answer.get("Contents", [])
             items: list[Item] = []
             ended = False
             for each in objects:
@@ -54,16 +79,16 @@ class S3Store:
                     ended = True
                     break
                 items += join.add(relative, self._entry(files, relative, each))
-            if ended:
-                break
+            if ended or not answer.get("IsTruncated"):
+                yield Page([*items, *join.finish()], until or join.resume, last=True)
+                return
             stuck = stuck + 1 if join.resume == place else 0
             if stuck >= _STUCK_PAGES:  # keys between a picture and its sidecar: without end, for all we know
                 items += join.finish()
             place = join.resume
             yield Page(items, place)
-        yield Page([*join.finish()], max(place, until))
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         """The object, or these bytes of it, if it is the planned one; no etag: as it is.
 
         Raises FetchError, NoRoomError, OSError.
@@ -84,7 +109,8 @@ class S3Store:
         """The object's first bytes. Raises OSError."""
         try:
             read = functools.partial(self._get, uri, Room(length), Range=f"bytes=0-{length - 1}")
-            return cast(bytes, fsspec.asyn.sync(self._fs.loop, read))
+            found = cast(Body, fsspec.asyn.sync(self._fs.loop, read))
+            return found.take() if isinstance(found, Spool) else found
         except OSError as error:
             if _code(error) in ("InvalidRange", "416"):
                 return b""  # an empty object has no first byte
@@ -103,33 +129,39 @@ class S3Store:
             return Item(uri, listed["ETag"].strip('"'), listed["Size"], listed["LastModified"])
         return f"s3://{self._bucket}/{listed['Key']}" if files.is_sidecar(relative) else None
 
-    def _listed(self, after: str, recursive: bool) -> Iterator[list[dict[str, Any]]]:
-        """The objects behind a place, a page at a time."""
-        for page in self._answers(self._prefix, after, "" if recursive else "/"):
-            yield page.get("Contents", [])
-
-    def _answers(self, prefix: str, after: str = "", delimiter: str = "") -> Iterator[dict[str, Any]]:
-        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": prefix, "MaxKeys": _PAGE}
+    def _answers(
+        self, prefix: str, after: str = "", delimiter: str = "", sizes: Iterable[int] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """What the store says to a listing, page by page. Raises OSError."""
+        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": prefix}
         if delimiter:
             request["Delimiter"] = delimiter
         if after:
             request["StartAfter"] = f"{self._prefix}{after}"
-        while True:
-            page = self._fs.call_s3("list_objects_v2", **request)
+        for size in chain(sizes, repeat(_PAGE)):
+            page = self._fs.call_s3("list_objects_v2", MaxKeys=size, **request)
             yield page
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
 
-    async def _get(self, uri: str, room: Room, **conditions: str) -> bytes:
+    async def _get(self, uri: str, room: Room, **conditions: str) -> Body:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **conditions)
         async with answer["Body"] as body:
             room.exactly(answer["ContentLength"])
-            with io.BytesIO() as content:  # gives its content away without a copy
+            with Spool() as content:
                 while chunk := await body.read(_CHUNK):
                     content.write(chunk)
-                return content.getvalue()
+                return content.content()
+
+
+def _moment(value: Any) -> datetime:
+    """A time as S3 writes it; the client's own parser takes longer than the rest of a listing."""
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return cast(datetime, parse_timestamp(value))
 
 
 def _code(error: OSError) -> str | None:
@@ -158,6 +190,10 @@ class _Keys:
         end = found.get(folders[-1]) if folders and tops else self._last_folder("")
         return {**found, "": end} if end is not None else found
 
+    def pages_at_end(self, after: str, until: str) -> Iterator[Page]:
+        """`pages` that are small at first: at the end there is little to be had."""
+        yield from self._store.pages(self._files, recursive=True, after=after, until=until, sizes=_SMALL_PAGES)
+
     def look(self, uris: Sequence[str]) -> list[Item | None]:
         """The pictures with these URIs, with the places of their sidecars; several at once."""
         with ThreadPoolExecutor(_LOOKS, thread_name_prefix="look") as pool:
@@ -170,7 +206,8 @@ class _Keys:
             return None
         name = relative[: relative.rindex(".") + 1]
         for prefix in (name, relative):  # by itself where a thousand keys begin like its name
-            join, found = SidecarJoin(), []
+            join = SidecarJoin()
+            found: list[Item] = []
             for each in next(self._store._answers(f"{self._prefix}{prefix}")).get("Contents", []):
                 path = each["Key"][len(self._prefix) :]
                 found += join.add(path, self._store._entry(self._files, path, each))

@@ -122,7 +122,7 @@ def test_the_table_says_it_in_words(lines: Lines) -> None:
     assert row.rstrip().endswith("2 pending, 1 done with errors")
     assert "demo-000000" not in row
     shards = lines.run("status", "--shards", "--limit", "2").output
-    assert shards.count("demo-00000") - shards.count("last failures") >= 2
+    assert shards.count("demo-00000") == 2
     assert "13 more shards' stages" in shards
 
 

@@ -30,7 +30,7 @@ def world(lake: Lake, folder: Path, media: Media) -> World:
 
 def test_planned_is_rows_and_failures(world: World) -> None:
     report = world.build()
-    assert (report.planned, report.rows, report.new, report.failed) == (10, 8, 8, 2)
+    assert (report.planned, report.rows, report.new, report.failed, report.failed_now) == (10, 8, 8, 2, 2)
     assert report.failure_kinds == {"truncated": 1, "not_an_image": 1}
     assert report.stored_bytes == sum({row["media_id"]: row["length"] for row in world.rows()}.values())
     row = world.rows()[7]
@@ -53,7 +53,7 @@ def test_a_finished_shard_is_left_as_it_is(world: World) -> None:
     world.build()
     before = world.files()
     report = world.build("another run")
-    assert (report.planned, report.rows, report.new, report.failed) == (10, 8, 0, 2)
+    assert (report.planned, report.rows, report.new, report.failed, report.failed_now) == (10, 8, 0, 2, 0)
     assert world.files() == before
     assert world.source.fetched == []
 

@@ -6,22 +6,29 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
+from caption_assets import demo
 from caption_assets.captioning.rows import read_rows
+from caption_assets.config import load_config
+from caption_assets.definitions import build_defs
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
+from caption_assets.events.lease import LEASE, lease
 from caption_assets.kafka.envelope import SCHEMA_FILE
+from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.media.stored import read_index
 from caption_assets.resources import PipelineResource
 from caption_assets.sensors.kafka import KAFKA_OUT, build_kafka_sensors
-from caption_assets_tests.assets.running import ANSWERS, PERSPECTIVES, Pipeline, answer, write_config
+from caption_assets_tests.assets.running import ANSWERS, PERSPECTIVES, Pipeline, answer, lend, write_config
 from caption_assets_tests.kafka.broker import UNKNOWN_TOPIC, Broker, Received, running
 from caption_assets_tests.support import ScriptedEngine, bound_of, lent, reply
 
@@ -274,6 +281,8 @@ def test_a_tick_that_dies_before_it_wrote_down_what_it_sent_sends_it_again(
 
 def test_rows_of_a_run_that_died_are_told(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     told.pipeline.ingest()
+    told.pipeline.run("caption_job", SHARDS[0], select=["media"])
+    told.tick()
     with monkeypatch.context() as patched:
         patched.setattr("caption_assets.assets.captions._write_runs", _fail)
         assert not told.pipeline.caption(SHARDS[0]).success
@@ -358,3 +367,57 @@ def _die(*_: object) -> None:
 
 def _fail(*_: object) -> None:
     raise RuntimeError("killed here")
+
+
+def test_two_publishers_take_turns_and_one_that_was_killed_holds_up_nobody_for_long(told: Told) -> None:
+    told.pipeline.ingest()
+    told.pipeline.caption(SHARDS[0])
+    clock = [tables.now()]
+    with lease(told.pipeline.lake, lambda: clock[0], layout.KAFKA_LEASES) as others_until:
+        assert others_until is None
+        assert told.tick().startswith("another process publishes, until ")
+        assert "4 new events" not in told.tick()
+        # this one is killed here: its lease stays as it is, until it expires
+        clock[0] -= 2 * LEASE
+    assert "8 captions.result" in told.tick()
+    told.agrees_with_lake()
+
+
+def test_publishers_at_once_lose_nothing(told: Told) -> None:
+    told.pipeline.ingest()
+    told.pipeline.caption(*SHARDS)
+    with ThreadPoolExecutor(3) as pool:
+        lines = list(pool.map(lambda _: told.tick(), range(3)))
+    assert sum("16 captions.result" in line for line in lines) == 1
+    told.agrees_with_lake()
+
+
+def test_an_edited_prompt_is_told_as_another_form(tmp_path: Path, pictures: Path, broker: Broker) -> None:
+    told = Told(tmp_path, pictures, broker, kafka={"topics": ["captions.result", "perspectives.updated"]})
+    told.pipeline.ingest()
+    told.pipeline.caption(SHARDS[0])
+    told.tick()
+    before = {each.data["perspective"]: each.data["fingerprint"] for each in told.received("perspectives.updated")}
+    document = yaml.safe_load(told.pipeline.config.file.read_text())
+    own = tmp_path / "own"
+    own.mkdir()
+    file = next(Path(demo.__file__).parent.joinpath("perspectives").glob("scene_count.json"))
+    perspective = json.loads(file.read_text())
+    (own / file.name).write_text(json.dumps({**perspective, "prompt": "Count them. " + perspective["prompt"]}))
+    document["perspectives"]["library"] = ["demo", "./own"]
+    told.pipeline.config.file.write_text(yaml.safe_dump(document))
+    told.pipeline = Pipeline(
+        load_config(told.pipeline.config.file),
+        told.pipeline.instance,
+        build_defs(load_config(told.pipeline.config.file), {"vllm": lend(lent(ScriptedEngine(answer)))}),
+    )
+    told.pipeline.caption(SHARDS[0])
+    told.tick()
+    updates = [each.data for each in told.received("perspectives.updated")]
+    changed = [each for each in updates if each["previous"]]
+    assert {each["perspective"] for each in changed} == {"scene_count", "synthesized_caption"}
+    assert {each["previous"] for each in changed} == {before["scene_count"], before["synthesized_caption"]}
+    results = Counter((each.data["perspective"], each.data["fingerprint"]) for each in told.received("captions.result"))
+    assert results == Counter(
+        dict.fromkeys(before.items(), 2) | {(each["perspective"], each["fingerprint"]): 2 for each in changed}
+    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from caption_assets.config import PipelineConfig
 from caption_assets.kafka.client import KafkaAway
@@ -275,6 +277,39 @@ def test_a_commit_that_fails_is_told_and_made_good(uploads: Uploads, cluster: Br
 
 class Killed(BaseException):
     """As if the process had ended."""
+
+
+def test_a_stranger_in_the_group_keeps_nothing_from_being_planned(
+    tmp_path: Path, pictures: Path, cluster: Broker
+) -> None:
+    cluster.create("shared")
+    uploads = Uploads(tmp_path, pictures, cluster, "shared", group="shared")
+    uploads.upload(0, 1, 2)
+    with closing(Consumer({"bootstrap.servers": cluster.address, "group.id": "shared"})) as stranger:
+        stranger.subscribe(["shared"])
+        deadline = time.monotonic() + 30
+        while not stranger.assignment() and time.monotonic() < deadline:
+            stranger.poll(0.1)
+        assert stranger.assignment()
+        planned = uploads.plan()
+        assert planned.new_items == 3
+        (note,) = planned.notes
+        assert note.startswith("nothing is committed, so the same messages are read again: ")
+    uploads.upload(3, 4, 5)  # after a rebalance
+    assert uploads.plan().new_items == 3
+    assert sorted(uploads.planned()) == uploads.names[:6]
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning(tmp_path: Path, pictures: Path, cluster: Broker) -> None:
+    cluster.create("anew")
+    uploads = Uploads(tmp_path, pictures, cluster, "anew", shard_size=1, group="anew")
+    uploads.upload(0)
+    with closing(Consumer({"bootstrap.servers": cluster.address, "group.id": "anew"})) as earlier:
+        earlier.commit(offsets=[TopicPartition("anew", 0, 1000)], asynchronous=False)  # of another topic of this name
+    planned = uploads.plan()
+    assert (planned.new_items, planned.notes) == (1, ["anew/0 was made anew: it is read from its beginning"])
+    assert cluster.committed("anew", "anew")[0] == 1
+    assert uploads.plan().notes == []
 
 
 def _die(*_: object) -> None:
