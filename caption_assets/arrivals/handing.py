@@ -5,6 +5,7 @@ from __future__ import annotations
 from caption_assets.arrivals.tick import Outcome
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake
 from caption_assets.sources.known import plans_from
 
@@ -14,7 +15,7 @@ _FEW = 20
 
 
 def to_hand_over(lake: Lake, dataset: str, outcome: Outcome) -> list[Shard]:
-    """Planned shards beyond the last one handed over that have no media, the first of them.
+    """Planned shards beyond the last one handed over that have no media, the first of them; none that is being merged.
 
     Where all of them have media, the cursor is moved past them.
     """
@@ -22,6 +23,9 @@ def to_hand_over(lake: Lake, dataset: str, outcome: Outcome) -> list[Shard]:
     if first >= outcome.planned:
         return []
     beyond = plans_from(lake, dataset, first)
+    if beyond:
+        merging = read_ledger(lake, dataset).hidden  # after the plans: a merge is announced before it has one
+        beyond = [shard for shard in beyond if shard not in merging]
     new = set(outcome.new_shards)
     if len(set(beyond) - new) <= _FEW:
         found = [shard for shard in beyond if shard in new or not lake.exists(layout.media_index(shard))]
