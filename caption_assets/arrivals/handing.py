@@ -15,16 +15,17 @@ _FEW = 20
 
 
 def to_hand_over(lake: Lake, dataset: str, outcome: Outcome) -> list[Shard]:
-    """Planned shards beyond the last one handed over that have no media, the first of them.
+    """Planned shards beyond the last one handed over that have no media, the first of them; none that is being merged.
 
     Where all of them have media, the cursor is moved past them.
     """
     first = outcome.cursor.handed_over + 1
     if first >= outcome.planned:
         return []
-    there = plans_from(lake, dataset, first)
-    hidden = read_ledger(lake, dataset).hidden  # what was merged, and what is being filled: known before it has a plan
-    beyond = [shard for shard in there if shard not in hidden]
+    beyond = plans_from(lake, dataset, first)
+    if beyond:
+        merging = read_ledger(lake, dataset).hidden  # after the plans: a merge is announced before it has one
+        beyond = [shard for shard in beyond if shard not in merging]
     new = set(outcome.new_shards)
     if len(set(beyond) - new) <= _FEW:
         found = [shard for shard in beyond if shard in new or not lake.exists(layout.media_index(shard))]

@@ -46,6 +46,8 @@ class Outcome:
     """Where things stand, for people."""
     problem: OSError | None = None
     """Why the source could not be listed to the end."""
+    marked: bool = False
+    """Whether items were marked as gone or back, so that the catalog is to be made anew."""
 
 
 def tick(config: PipelineConfig, lake: Lake, dataset: str, cursor: Cursor, now: datetime) -> Outcome:
@@ -205,6 +207,7 @@ class _Tick:
     def _mark(self, gone: Sequence[Departed], back: Sequence[Departed]) -> None:
         if gone or back:
             record(self._lake, self._dataset, gone, back, f"arrivals_{self._dataset}")
+            self._outcome.marked = True
             counts = [f"{len(each):,} {what}" for each, what in ((gone, "gone"), (back, "back")) if each]
             self._outcome.notes.append(f"marked as {', '.join(counts)}")
 

@@ -11,6 +11,7 @@ import dagster as dg
 from caption_assets.arrivals.cursor import Cursor
 from caption_assets.arrivals.handing import to_hand_over
 from caption_assets.arrivals.tick import Outcome, tick
+from caption_assets.captioning.catalog import refresh
 from caption_assets.config import KafkaDataset, PipelineConfig
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import tables
@@ -48,6 +49,8 @@ def _build(name: str) -> dg.SensorDefinition:
         settings = pipeline.config()
         lake = Lake(settings.lake)
         outcome = tick(settings, lake, name, Cursor.parse(context.cursor), tables.now())
+        if outcome.marked:
+            refresh(settings, lake)
         waiting = to_hand_over(lake, name, outcome)
         if not waiting:
             return _skip(context, name, outcome)

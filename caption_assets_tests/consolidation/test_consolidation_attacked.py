@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
+from caption_assets.arrivals.cursor import Cursor
+from caption_assets.arrivals.handing import to_hand_over
+from caption_assets.arrivals.tick import Outcome
 from caption_assets.captioning import rows
 from caption_assets.captioning.catalog import open_views
 from caption_assets.config import LAKE_VARIABLE, PipelineConfig, load_config
 from caption_assets.consolidation import merging
+from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.deletion import delete, plan_deletion
@@ -188,3 +192,22 @@ def _hold_without(config: PipelineConfig, lake: Lake, doomed: str) -> None:
     assert [row["media_id"] for shard in planned_shards(lake, "demo") for row in read_index(lake, shard)].count(
         doomed
     ) == 0
+
+
+def test_a_shard_that_is_being_filled_is_not_handed_over(
+    make_config: MakeConfig, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    config = make(make_config, folder, perspectives=TWO)
+    fill(config, folder, pictures)
+    lake, seen = Lake(config.lake), []
+
+    def look() -> None:
+        outcome = Outcome(Cursor.parse(None), planned=4)
+        assert lake.exists(layout.plan_file(Shard("demo", 3)))
+        seen.append((to_hand_over(lake, "demo", outcome), outcome.cursor.handed_over))
+
+    _once(monkeypatch, "before the copy", look)
+    merge(config)
+    assert seen == [([], 2)]
+    assert to_hand_over(lake, "demo", Outcome(Cursor.parse(None), planned=4)) == []
