@@ -99,8 +99,10 @@ def tidy(lake: Lake, undisturbed: Lake, *, sealed: bool = True) -> None:
 
 
 def _files(lake: Lake) -> list[str]:
+    """The files of a folder lake, but for heartbeats: those of workers that died are forgotten later."""
     root = Path(lake.root)
-    return [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    return [name for name in names if not name.startswith(f"{layout.RUNNING}/")]
 
 
 def _index(lake: Lake, name: str) -> list[dict[str, Any]]:
