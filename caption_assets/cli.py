@@ -43,13 +43,21 @@ def check(library: Path | None) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch a line each time.")
+@click.option("--watch", is_flag=True, help="Keep showing it, until Ctrl-C.")
+@click.option("--shards", is_flag=True, help="Single shards, too, those with work or trouble first.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Rows that --shards shows.")
+@click.option("--every", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds, for --watch.")
 @_clear_errors
-def status(as_json: bool) -> None:
-    """Show, per shard and perspective, what is done, stale, missing and failed."""
-    from caption_assets.commands.status import show_status
+def status(as_json: bool, watch: bool, shards: bool, limit: int, every: float) -> None:
+    """Show how far each dataset and perspective is: what runs, waits, is done, stale or failed."""
+    from caption_assets.commands.status import show_status, watch_status
 
-    show_status(as_json=as_json)
+    wanted = limit if shards else 0
+    if watch:
+        watch_status(as_json=as_json, shards=wanted, every=every)
+    else:
+        show_status(as_json=as_json, shards=wanted)
 
 
 @main.command()
@@ -105,6 +113,16 @@ def delete(
     from caption_assets.commands.delete import delete_pictures, read_request
 
     sys.exit(delete_pictures(read_request(media_ids, uris, file, dataset), reason, yes=yes, dry_run=dry_run))
+
+
+@main.command()
+@click.argument("dataset", required=False)
+@_clear_errors
+def reconcile(dataset: str | None) -> None:
+    """Compare source, plans, files and partitions; plan, register and mark what is safe. Exits 1 when work is left."""
+    from caption_assets.commands.reconcile import reconcile_datasets
+
+    sys.exit(reconcile_datasets(dataset))
 
 
 @main.command("new-perspective")

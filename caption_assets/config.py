@@ -17,16 +17,22 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
+from caption_assets.config_alerts import Alerts
 from caption_assets.config_callbacks import Callback
-from caption_assets.config_datasets import DATASET_KINDS, Dataset, Strict
+from caption_assets.config_consolidation import Consolidation
 from caption_assets.config_datasets import BucketDataset as BucketDataset
 from caption_assets.config_datasets import FolderDataset as FolderDataset
 from caption_assets.config_datasets import HuggingFaceDataset as HuggingFaceDataset
 from caption_assets.config_datasets import JsonlDataset as JsonlDataset
+from caption_assets.config_datasets import Strict
 from caption_assets.config_datasets import UrlListDataset as UrlListDataset
 from caption_assets.config_datasets import WebDatasetDataset as WebDatasetDataset
 from caption_assets.config_errors import ConfigError as ConfigError
 from caption_assets.config_errors import UniqueKeyLoader, explain
+from caption_assets.config_kafka import Kafka, KafkaConnection, KafkaSecurity, check_kafka
+from caption_assets.config_kafka import KafkaDataset as KafkaDataset
+from caption_assets.config_kinds import DATASET_KINDS, Dataset
+from caption_assets.config_recaption import Recaption, check_recaption
 from caption_assets.config_secrets import EnvironmentSecret as EnvironmentSecret
 from caption_assets.config_secrets import by_reference
 
@@ -65,6 +71,9 @@ class Media(Strict):
     """A picture whose header promises more than this is a failure `too_large`, before a pixel is allocated."""
     max_file_mb: float = Field(default=500.0, gt=0)
     """A bigger file is a failure `too_large`, before it is read."""
+    max_decode_mb: float = Field(default=400.0, gt=0)
+    """A picture whose file and decoding take more memory than this is a failure `too_large`, before they take it; all
+    that are decoded at once stay within it, too."""
     quality: int = Field(default=90, ge=1, le=100)
     gps: bool = False
     """Whether the lake may hold where a picture was taken: columns, and what EXIF and XMP say of it."""
@@ -196,7 +205,11 @@ class PipelineConfig(Strict):
     near_duplicates: NearDuplicates = NearDuplicates()
     engines: dict[str, Engine] = Field(min_length=1)
     captions: Captions = Captions()
+    consolidation: Consolidation = Consolidation()
     callbacks: list[Callback] = Field(default=[])
+    kafka: Kafka | None = Field(default=None, validate_default=True)
+    recaption: Recaption = Recaption()
+    alerts: Alerts | None = None
     _file: Path = PrivateAttr(default=DEMO_CONFIG)
 
     @property
@@ -232,6 +245,29 @@ class PipelineConfig(Strict):
                 raise ValueError(f"entry {number}: its url is there twice; join the two entries")
         return value
 
+    @field_validator("kafka")
+    @classmethod
+    def _kafka(cls, value: Kafka | None, info: ValidationInfo) -> Kafka | None:
+        datasets = info.data.get("datasets", {}).items()
+        return check_kafka(value, [name for name, each in datasets if each.kind == "kafka" and not each.brokers])
+
+    @field_validator("recaption")
+    @classmethod
+    def _recaption(cls, value: Recaption, info: ValidationInfo) -> Recaption:
+        if not {"perspectives", "engines"} <= info.data.keys():
+            return value  # what is wrong there is said there
+        priced = any(isinstance(each, OpenAIEngine) and each.prices for each in info.data["engines"].values())
+        return check_recaption(value, info.data["perspectives"].enabled, priced)
+
+    @field_validator("alerts")
+    @classmethod
+    def _alerts(cls, value: Alerts | None, info: ValidationInfo) -> Alerts | None:
+        known = info.data.get("datasets", {})
+        if unknown := [name for name in (value.arrivals if value else ()) if known and name not in known]:
+            names = ", ".join(repr(name) for name in sorted(known))
+            raise ValueError(f"arrivals: there is no dataset {unknown[0]!r}; the datasets are {names}")
+        return value
+
     @field_validator("engines")
     @classmethod
     def _default_engine(cls, value: dict[str, Engine]) -> dict[str, Engine]:
@@ -252,7 +288,18 @@ class PipelineConfig(Strict):
         dataset = self.datasets[name]
         if isinstance(dataset, HuggingFaceDataset) and not dataset.local:
             return dataset.path
+        if isinstance(dataset, KafkaDataset):
+            return f"kafka://{self.kafka_connection(name).brokers[0]}/{dataset.topic}"
         return self.absolute(dataset.url if isinstance(dataset, BucketDataset) else str(dataset.path))
+
+    def kafka_connection(self, name: str) -> KafkaConnection:
+        """The cluster of a `kafka` dataset."""
+        dataset = self.datasets[name]
+        assert isinstance(dataset, KafkaDataset)
+        if dataset.brokers:
+            return KafkaConnection(brokers=dataset.brokers, security=dataset.security or KafkaSecurity())
+        assert self.kafka is not None, "validation sees to it"
+        return self.kafka.connection()
 
     def absolute(self, place: str) -> str:
         """A path or URL as the pipeline file names it, as one that does not depend on where it is read."""

@@ -10,9 +10,25 @@ from pydantic import Field, field_validator, model_validator
 from caption_assets.config_datasets import Strict
 from caption_assets.config_secrets import EnvironmentSecret, by_reference
 
+AlertType = Literal["alert.arrivals", "alert.failures", "alert.breaker", "alert.queue"]
 EventType = Literal[
-    "shard.media", "shard.captions", "dataset.completed", "job.succeeded", "job.failed", "job.cancelled"
+    "shard.media",
+    "shard.captions",
+    "dataset.completed",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "job.created",
+    "job.started",
+    "perspective.updated",
+    "system.metrics",
+    "alert.arrivals",
+    "alert.failures",
+    "alert.breaker",
+    "alert.queue",
 ]
+ON_REQUEST: frozenset[EventType] = frozenset({"job.created", "job.started", "perspective.updated", "system.metrics"})
+"""Events that are looked for where somebody names them, and go to nobody else."""
 
 
 class Callback(Strict):
@@ -26,7 +42,7 @@ class Callback(Strict):
     datasets: list[str] = Field(default=[])
     """Whose events it gets; none: those of all, and those of jobs that concern no dataset."""
     events: list[EventType] = Field(default=[])
-    """Which events it gets; none: all."""
+    """Which events it gets; none: all but those in `ON_REQUEST`."""
     allow_hosts: list[str] = Field(default=[])
     """Hosts, as URLs write them, that may have private addresses. All others must be public."""
     timeout_seconds: float = Field(default=10.0, gt=0, le=20)

@@ -36,6 +36,8 @@ class AnyDataset(Strict):
     watch: bool = False
     """Look for new items every 30 seconds, and caption them."""
     shard_size: int = Field(default=1000, ge=1, le=100_000)
+    retain: bool = False
+    """Whether items that are deleted or replaced in the source stay in views and exports, with their captions."""
 
 
 class FetchesAhead(Strict):
@@ -57,6 +59,9 @@ class Files(AnyDataset):
     """Globs of which it must match none."""
     sidecars: bool = True
     """Whether a `.txt` or `.json` of the same name beside a picture becomes source columns."""
+    max_wait_seconds: float = Field(default=30.0, ge=0, le=3600)
+    """With `watch`: how long a new picture waits for others to share its shard; longer, up to an hour, on a day that
+    has brought many small shards. 0: never."""
 
     @field_validator("include", "exclude")
     @classmethod
@@ -76,6 +81,30 @@ class FolderDataset(Files):
     """A file younger than this is left for the next look: it may still be being written."""
 
 
+class Sqs(Strict):
+    """A queue of Amazon's that is told of new objects: by the bucket itself, through SNS, or through EventBridge."""
+
+    queue: str
+    """Its URL."""
+    region: str | None = None
+    """Default: what the URL says, else what the environment says."""
+    endpoint_url: str | None = None
+    """Where the service is, if it is not Amazon's."""
+
+    @field_validator("queue", "endpoint_url")
+    @classmethod
+    def _urls(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError(f"{value!r} is not a URL; write https://sqs.REGION.amazonaws.com/ACCOUNT/NAME, not an ARN")
+        return value
+
+
+class Notifications(Strict):
+    """Who tells of new objects, so that they need not be looked for; they are looked for all the same, less often."""
+
+    sqs: Sqs
+
+
 class BucketDataset(Files, FetchesAhead):
     """Pictures under a URL that fsspec knows: s3, gs, abfs, http (a listing), memory, file, ..."""
 
@@ -83,6 +112,17 @@ class BucketDataset(Files, FetchesAhead):
     url: Url
     options: dict[str, Any] = {}
     """Passed to the filesystem, as `anon: true` or `endpoint_url` for s3."""
+    notifications: Notifications | None = None
+
+    @field_validator("notifications")
+    @classmethod
+    def _of_s3(cls, value: Notifications | None, others: ValidationInfo) -> Notifications | None:
+        url = str(others.data.get("url", "s3://"))
+        if value and not url.startswith(("s3://", "s3a://")):
+            raise ValueError(f"only buckets on S3 notify by SQS, and {url} is none; leave it out")
+        if value and not others.data.get("recursive", True):
+            raise ValueError("needs `recursive: true`; leave one of them out")
+        return value
 
 
 class Web(FetchesAhead):
@@ -196,17 +236,3 @@ class HuggingFaceDataset(AnyDataset):
 
 def _is_local(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~")) or path.endswith(".parquet")
-
-
-Dataset = Annotated[
-    FolderDataset | BucketDataset | JsonlDataset | WebDatasetDataset | UrlListDataset | HuggingFaceDataset,
-    Field(discriminator="kind"),
-]
-DATASET_KINDS: dict[str, type[Strict]] = {
-    "folder": FolderDataset,
-    "bucket": BucketDataset,
-    "jsonl": JsonlDataset,
-    "webdataset": WebDatasetDataset,
-    "url_list": UrlListDataset,
-    "huggingface": HuggingFaceDataset,
-}

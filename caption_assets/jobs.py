@@ -10,8 +10,7 @@ from caption_assets.assets.captions import caption_key
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.media import MEDIA
 from caption_assets.assets.near_duplicates import NEAR_DUPLICATES
-from caption_assets.captioning.binding import bind_perspectives
-from caption_assets.config import PipelineConfig
+from caption_assets.captioning.loaded import Loaded
 from caption_assets.exports.formats import FORMATS
 from caption_assets.partitions import datasets_partitions, shards_partitions
 
@@ -21,15 +20,16 @@ EXPORT_JOB = "export_job"
 NEAR_DUPLICATES_JOB = "near_duplicates_job"
 
 
-def build_jobs(config: PipelineConfig) -> list[Any]:
+def build_jobs(loaded: Loaded) -> list[Any]:
     """`ingest_job` and `export_job` (datasets), `caption_job` (media and captions of shards), `near_duplicates_job`."""
-    captions = dg.AssetSelection.assets(MEDIA, *(caption_key(name) for name in bind_perspectives(config)))
+    captions = dg.AssetSelection.assets(MEDIA, *(caption_key(name) for name in loaded.bound))
+    datasets = datasets_partitions(loaded.config)
     exports = dg.AssetSelection.assets(*(dg.AssetKey(["exports", each.name]) for each in FORMATS))
     return [
         dg.define_asset_job(
             INGEST_JOB,
             dg.AssetSelection.assets(DATASETS),
-            partitions_def=datasets_partitions(config),
+            partitions_def=datasets,
             description="Plan what is new in a dataset and register its shards.",
         ),
         dg.define_asset_job(
@@ -41,7 +41,7 @@ def build_jobs(config: PipelineConfig) -> list[Any]:
         dg.define_asset_job(
             EXPORT_JOB,
             exports,
-            partitions_def=datasets_partitions(config),
+            partitions_def=datasets,
             description="Export the captioned pictures of a dataset.",
         ),
         dg.define_asset_job(

@@ -20,9 +20,10 @@ PERSPECTIVES = ["scene_caption", "scene_objects", "scene_count", "synthesized_ca
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Device locks of the tests are their own, so that a run elsewhere on the machine cannot hold them up."""
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Device locks of the tests are their own, so that a run elsewhere cannot hold them up; so is what they cache."""
     os.environ["CAPTION_ASSETS_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
+    os.environ["CAPTION_ASSETS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

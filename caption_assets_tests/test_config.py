@@ -105,7 +105,7 @@ UNKNOWN = [
     (
         "datasets__d__model",
         "x",
-        "datasets.d.model: unknown key; the keys here are 'exclude', 'include', 'kind', 'path', ",
+        "datasets.d.model: unknown key; the keys here are 'exclude', 'include', 'kind', ",
     ),
     ("perspectives__enable", [], "perspectives.enable: unknown key; did you mean 'enabled'?"),
     ("media__maxpixels", 1, "media.maxpixels: unknown key; did you mean 'max_pixels'?"),

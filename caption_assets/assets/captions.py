@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure, shards_of
+from caption_assets import run_tags
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, merged_away, plain_failure, shards_of
 from caption_assets.assets.media import COMPLETE, MEDIA
 from caption_assets.assets.preview import caption_preview
 from caption_assets.captioning import rows
-from caption_assets.captioning.binding import BoundPerspective, bind_perspectives, engine_groups
+from caption_assets.captioning.binding import BoundPerspective, engine_groups
 from caption_assets.captioning.catalog import refresh
-from caption_assets.captioning.forms import record_forms
+from caption_assets.captioning.forms import FormsChanged, forms_of_run
+from caption_assets.captioning.loaded import Loaded
 from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.run import CaptionRun
 from caption_assets.captioning.scheduler import BreakerTripped
@@ -26,7 +28,7 @@ from caption_assets.lake import layout, tables
 from caption_assets.lake.current import promote
 from caption_assets.lake.store import Lake, LakeFull, table_bytes
 from caption_assets.partitions import shards_partitions, within_shard
-from caption_assets.resources import PipelineResource, VllmResource
+from caption_assets.resources import VllmResource
 
 GPU_POOL = "gpu"
 _NO_MEDIA = "it has no media yet; materialize `media` of this shard first"
@@ -44,13 +46,12 @@ def caption_key(perspective: str) -> dg.AssetKey:
     return dg.AssetKey(["captions", perspective])
 
 
-def build_caption_assets(config: PipelineConfig) -> list[dg.AssetsDefinition]:
+def build_caption_assets(loaded: Loaded) -> list[dg.AssetsDefinition]:
     """One multi-asset for each load of an engine that the enabled perspectives need."""
-    bound = bind_perspectives(config)
-    groups = engine_groups(bound)
+    groups = engine_groups(loaded.bound)
     names = ["captions"] if len(groups) == 1 else [f"captions_{each[0].engine}_{each[0].stage}" for each in groups]
     return [
-        _build_group(name, group, config.engines[group[0].engine].kind, _is_awaited(group, bound))
+        _build_group(name, group, loaded, awaited=_is_awaited(group, loaded.bound))
         for name, group in zip(names, groups, strict=True)
     ]
 
@@ -82,7 +83,8 @@ def _spec(bound: BoundPerspective, kind: str) -> dg.AssetSpec:
     )
 
 
-def _build_group(name: str, group: Sequence[BoundPerspective], kind: str, awaited: bool) -> dg.AssetsDefinition:
+def _build_group(name: str, group: Sequence[BoundPerspective], loaded: Loaded, *, awaited: bool) -> dg.AssetsDefinition:
+    kind = loaded.config.engines[group[0].engine].kind
     loads = kind == "vllm"  # servers have their own devices
     check = "Every picture has a caption or a recorded failure; WARN: some failed."
 
@@ -96,33 +98,45 @@ def _build_group(name: str, group: Sequence[BoundPerspective], kind: str, awaite
         pool=GPU_POOL if loads else None,
         op_tags=gpu_op_tags() if loads else {},
     )
-    def captions(
-        context: dg.AssetExecutionContext, pipeline: PipelineResource, vllm: VllmResource, config: CaptionConfig
-    ) -> Events:
-        settings, lake = pipeline.config(), pipeline.lake()
-        bound = bind_perspectives(settings)
+    def captions(context: dg.AssetExecutionContext, vllm: VllmResource, config: CaptionConfig) -> Events:
+        settings, lake = loaded.config, Lake(loaded.config.lake)
+        bound = _forms(context, lake, loaded)
         selected = [bound[each.name] for each in group if caption_key(each.name) in context.selected_asset_keys]
         with plain_failure():
             lake.remove_strays()
-            record_forms(lake, selected)
             promote(lake, {each.name: each.fingerprint for each in selected})
-        shards = {shard: lake.exists(layout.media_index(shard)) for shard in shards_of(context)}
-        ready = [shard for shard, has_media in shards.items() if has_media]
+        shards = shards_of(context)
+        merged = merged_away(lake, shards)
+        ready = [shard for shard in shards if shard not in merged and lake.exists(layout.media_index(shard))]
         run = vllm.caption(
             settings, lake, selected, bound, ready, context.run_id, force=config.force, tell=context.log.info
         )
-        made = _drive(context, settings, lake, run)
+        made = _drive(context, loaded, lake, run)
         yield from _held_back(context, made, all_made=len(ready) == len(shards)) if awaited else made
-        if waiting := {shard.key: _NO_MEDIA for shard, has_media in shards.items() if not has_media}:
+        if waiting := {shard.key: merged.get(shard, _NO_MEDIA) for shard in shards if shard not in ready}:
             raise failure("no captions", waiting)
 
     return captions
 
 
+def _forms(context: dg.AssetExecutionContext, lake: Lake, loaded: Loaded) -> dict[str, BoundPerspective]:
+    """The perspectives as the run began with them, which its tag tells; a change of the files is another run's."""
+    try:
+        with plain_failure():
+            bound = forms_of_run(lake, context.run_id, loaded.bound)
+    except FormsChanged as error:
+        remedy = "what is done stays, the rest is for a new run"
+        raise dg.Failure(f"{error}; {remedy}", allow_retries=False) from None
+    told = " ".join(f"{each.name}={each.fingerprint}" for each in bound.values())
+    context.instance.add_run_tags(context.run_id, {run_tags.FINGERPRINTS: told})
+    return bound
+
+
 def _drive(
-    context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, run: CaptionRun
+    context: dg.AssetExecutionContext, loaded: Loaded, lake: Lake, run: CaptionRun
 ) -> Iterator[dg.AssetMaterialization]:
     """Turn a run's reports into events; the catalog is fresh when this ends, however it ends."""
+    settings = loaded.config
     try:
         for report in run:
             _price(settings, report)
@@ -136,7 +150,7 @@ def _drive(
         raise dg.Failure(str(error), allow_retries=error.retryable) from None
     finally:
         with plain_failure():
-            refresh(settings, lake)
+            refresh(settings, lake, loaded.bound)
 
 
 def _price(settings: PipelineConfig, report: ShardReport) -> None:
@@ -160,7 +174,6 @@ def _held_back(
 
 
 def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport) -> dg.AssetMaterialization:
-    made = look.done + look.reused
     seconds = max(look.seconds, 1e-9)
     kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(look.failure_kinds.items()))
     return dg.AssetMaterialization(
@@ -174,7 +187,7 @@ def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport)
             "failed": look.failed,
             "failure kinds": kinds or "none",
             **({"shown smaller": look.smaller} if look.smaller else {}),
-            "pictures per second": round(made / seconds, 1),
+            "pictures per second": round(look.rate, 1),
             "tokens per second": round(look.completion_tokens / seconds, 1),
             "prompt tokens": look.prompt_tokens,
             "prompt tokens from cache": look.cached_tokens,
@@ -233,8 +246,8 @@ def _write_runs(context: dg.AssetExecutionContext, settings: PipelineConfig, lak
     looks = [look for look in report.looks.values() if look.done or look.reused or look.failed]
     if not looks:
         return
-    contributor = settings.captions.contributor
-    table = tables.table([look.run_row(context.run_id, contributor) for look in looks], tables.RUNS)
+    contributor, cause = settings.captions.contributor, context.run.tags.get(run_tags.CAUSE)
+    table = tables.table([look.run_row(context.run_id, contributor, cause) for look in looks], tables.RUNS)
     step = f"{context.op_def.name}-{report.shard.key}"  # a run may have an op for each engine
     path = layout.run_file(looks[0].started_at.strftime("%Y-%m-%d"), context.run_id, step)
     lake.write(path, table_bytes(table))

@@ -1,30 +1,53 @@
 """`catalog`: DuckDB views over the lake. Every run refreshes it at its end; this asset does so on demand."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from caption_assets.assets.captions import caption_key
-from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.captioning.catalog import refresh
-from caption_assets.config import PipelineConfig
+from caption_assets.captioning.loaded import Loaded
+from caption_assets.dagster_runs import known_runs
 from caption_assets.lake import layout
 from caption_assets.resources import PipelineResource
+from caption_assets.status.reading import Total, read_status
 
 
-def build_catalog_asset(config: PipelineConfig) -> dg.AssetsDefinition:
+def build_catalog_asset(loaded: Loaded) -> dg.AssetsDefinition:
     """The asset, below all captions."""
 
     @dg.asset(
-        deps=[
-            dg.AssetDep(caption_key(name), partition_mapping=dg.AllPartitionMapping())
-            for name in bind_perspectives(config)
-        ],
+        deps=[dg.AssetDep(caption_key(name), partition_mapping=dg.AllPartitionMapping()) for name in loaded.bound],
         group_name="exports",
         kinds={"duckdb"},
         description="catalog.duckdb: views over the lake. Every run refreshes it; materialize it only to repair.",
     )
     def catalog(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
-        lake = pipeline.lake()
-        refresh(pipeline.config(), lake)
-        context.add_asset_metadata({"location": lake.url(layout.CATALOG)})
+        settings, lake = pipeline.config(), pipeline.lake()
+        refresh(settings, lake)
+        status = read_status(settings, known_runs(context.instance, settings))
+        context.add_asset_metadata(
+            {"location": lake.url(layout.CATALOG), "status": dg.MetadataValue.table(_rows(status.totals))}
+        )
 
     return catalog
+
+
+def _rows(totals: Sequence[Total]) -> list[dg.TableRecord]:
+    """What `caption-assets status` shows."""
+    return [
+        dg.TableRecord(
+            {
+                "dataset": each.dataset,
+                "perspective": each.perspective,
+                "pictures": each.total,
+                "done": each.done,
+                "failed": each.failed,
+                "missing": each.missing,
+                "stale": each.stale,
+                "failure kinds": ", ".join(f"{kind}: {count}" for kind, count in each.failure_kinds.items()),
+                "shards": ", ".join(f"{count} {state}" for state, count in each.states.items()),
+            }
+        )
+        for each in totals
+    ]

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import dagster as dg
 
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.store import LakeFull
+from caption_assets.lake.merges import read_ledger
+from caption_assets.lake.store import Lake, LakeFull
 
 Events = Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]
 
@@ -24,6 +25,15 @@ def shards_of(context: dg.AssetExecutionContext) -> list[Shard]:
         return [Shard.parse(key) for key in context.partition_keys]
     except ValueError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def merged_away(lake: Lake, shards: Iterable[Shard]) -> dict[Shard, str]:
+    """Those of these shards that were merged into others, and what to say of it."""
+    wanted = list(shards)
+    retired: dict[Shard, Shard] = {}
+    for name in {each.dataset for each in wanted}:
+        retired |= read_ledger(lake, name).retired
+    return {each: f"it was merged into {retired[each].key}; run that one" for each in wanted if each in retired}
 
 
 def events_at_end(

@@ -56,6 +56,8 @@ def _plan(
     context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, name: str
 ) -> dg.AssetMaterialization:
     planned = plan_dataset(lake, name, open_source(settings, name), settings.datasets[name].shard_size)
+    for note in planned.notes:
+        context.log.warning(f"{name}: {note}")
     registered = register(context.instance, planned.shards)
     context.log.info(
         f"{name}: {planned.new_items} new items in {len(planned.new_shards)} new shards; "

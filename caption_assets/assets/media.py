@@ -6,16 +6,18 @@ from typing import Any
 
 import dagster as dg
 
-from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, plain_failure, shards_of
+from caption_assets import run_tags
+from caption_assets.assets.common import BACKFILL, Events, events_at_end, failure, merged_away, plain_failure, shards_of
 from caption_assets.assets.datasets import DATASETS
 from caption_assets.assets.preview import media_preview
 from caption_assets.captioning.catalog import refresh
 from caption_assets.config import ConfigError, PipelineConfig
 from caption_assets.lake import layout, tables
+from caption_assets.lake.heartbeats import MEDIA as STAGE
+from caption_assets.lake.heartbeats import Heartbeat
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, LakeFull, table_bytes
 from caption_assets.media.shard import MediaReport, build_media
-from caption_assets.media.stored import read_failures
 from caption_assets.partitions import between_datasets_and_shards, shards_partitions
 from caption_assets.resources import PipelineResource
 from caption_assets.sources.planner import open_source
@@ -58,17 +60,24 @@ def build_media_asset() -> dg.AssetsDefinition:
         lake.remove_strays()
         made: list[dg.AssetMaterialization] = []
         failed: dict[str, str] = {}
-        for shard in shards_of(context):
-            try:
-                made.append(_materialize(context, settings, lake, shard, config))
-            except ConfigError as error:
-                failed[shard.key] = str(error)
-            except LakeFull as error:
-                failed[shard.key] = str(error)
-                break  # the next shard would find no room either
-            except Exception as error:  # one shard's bad file must not keep the others waiting
-                context.log.error(f"{shard.key}: {error}", exc_info=True)
-                failed[shard.key] = f"{type(error).__name__}: {error}"
+        shards = shards_of(context)
+        beating = Heartbeat(lake, context.run_id, "media", {STAGE: None}, shards, settings.captions.contributor)
+        with beating as heartbeat:
+            for shard in shards:
+                try:
+                    made.append(_materialize(context, settings, lake, shard, config, heartbeat))
+                except ConfigError as error:
+                    failed[shard.key] = str(error)
+                except LakeFull as error:
+                    failed[shard.key] = str(error)
+                    break  # the next shard would find no room either
+                except Exception as error:  # one shard's bad file must not keep the others waiting
+                    context.log.error(f"{shard.key}: {error}", exc_info=True)
+                    failed[shard.key] = f"{type(error).__name__}: {error}"
+                else:
+                    heartbeat.finished(shard)
+            if failed:
+                heartbeat.end("failed", failure("no media", failed))
         yield from events_at_end(context, [MEDIA], made, all_made=not failed)
         try:
             with plain_failure():
@@ -81,12 +90,19 @@ def build_media_asset() -> dg.AssetsDefinition:
 
 
 def _materialize(
-    context: dg.AssetExecutionContext, settings: PipelineConfig, lake: Lake, shard: Shard, config: MediaConfig
+    context: dg.AssetExecutionContext,
+    settings: PipelineConfig,
+    lake: Lake,
+    shard: Shard,
+    config: MediaConfig,
+    heartbeat: Heartbeat,
 ) -> dg.AssetMaterialization:
     if shard.dataset not in settings.datasets:
         raise ConfigError(
             f"{settings.file}: datasets: there is no dataset {shard.dataset!r}; add it, or leave out its shards"
         )
+    if merged := merged_away(lake, [shard]):
+        raise ConfigError(merged[shard])
     if not lake.exists(layout.plan_file(shard)):
         raise ConfigError(f"the shard was never planned; materialize `datasets` ({shard.dataset}) first")
     started, started_at = time.monotonic(), tables.now()
@@ -99,6 +115,7 @@ def _materialize(
         force=config.force,
         verify=config.verify,
         tell=context.log.info,
+        watch=heartbeat.watch,
     )
     seconds = time.monotonic() - started
     kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(report.failure_kinds.items()))
@@ -108,7 +125,7 @@ def _materialize(
         + (f", {report.damaged} damaged" if report.damaged else "")
     )
     _log_check(context, report)
-    if report.new or _failed_now(context, lake, report):
+    if report.new or report.failed_now:
         _write_run(context, lake, settings, report, started_at)
     return dg.AssetMaterialization(
         MEDIA,
@@ -120,7 +137,7 @@ def _materialize(
             "failed": report.failed,
             "failure kinds": kinds or "none",
             **({"damaged": report.damaged} if config.verify else {}),
-            "pictures per second": round(report.new / seconds, 1) if report.new else 0.0,
+            "pictures per second": round(report.rate, 1),
             "stored bytes": report.stored_bytes,
             "seconds": round(seconds, 2),
             "preview": dg.MetadataValue.md(media_preview(lake, shard)),
@@ -144,13 +161,6 @@ def _log_check(context: dg.AssetExecutionContext, report: MediaReport) -> None:
     )
 
 
-def _failed_now(context: dg.AssetExecutionContext, lake: Lake, report: MediaReport) -> bool:
-    """Whether something failed in this run, rather than once and for good."""
-    return bool(report.failed) and any(
-        row["run_id"] == context.run_id for row in read_failures(lake, "media", report.shard)
-    )
-
-
 def _write_run(
     context: dg.AssetExecutionContext, lake: Lake, settings: PipelineConfig, report: MediaReport, started_at: Any
 ) -> None:
@@ -166,6 +176,7 @@ def _write_run(
         "already_there": report.rows - report.new,
         "seconds": (ended_at - started_at).total_seconds(),
         "contributor": settings.captions.contributor,
+        "cause": context.run.tags.get(run_tags.CAUSE),
         "started_at": started_at,
         "ended_at": ended_at,
     }

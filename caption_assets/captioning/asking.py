@@ -25,6 +25,7 @@ from typing import Any
 from PIL import Image
 
 from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.captioning.rows import NOTHING_READ, Digests
 from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest
 from caption_assets.lake.tables import CaptionFailureKind
 from caption_assets.perspectives import InvalidOutput, validate_output
@@ -82,14 +83,17 @@ class AskFailure(Exception):
         self.spent = Spent()
         self.partial: str | None = None
         """JSON: what is done of a picture whose regions are looked at one by one."""
+        self.read: Digests | None = None
+        """What the prompt read, where that came to be known."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier runs tried in vain: how often, and how that ended."""
+    """What earlier runs tried in vain: how often, how that ended, and what the prompt read."""
 
     attempts: int = 0
     kind: str | None = None
+    read: Digests = NOTHING_READ
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,11 @@ class Answered:
 def first_request(
     bound: BoundPerspective, request_id: str, text: str, image: Image.Image | bytes | None, image_id: str | None
 ) -> EngineRequest:
-    """The request of a first attempt; the picture is pixels, or the bytes of its file."""
+    """The request of a first attempt; the picture is pixels, or the bytes of its file.
+
+    What looks at pictures goes first: text can wait without losing the cache that a picture's perspectives share, and
+    what has waited fills the engine while the last pictures, and what reads them, come to their ends.
+    """
     sampling = bound.perspective.sampling
     return EngineRequest(
         request_id=request_id,
@@ -122,6 +130,7 @@ def first_request(
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         repetition_penalty=1.0 if sampling.repetition_penalty is None else sampling.repetition_penalty,
+        priority=0 if bound.perspective.image else 1,
     )
 
 

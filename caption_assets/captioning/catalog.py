@@ -10,23 +10,41 @@ from caption_assets.captioning.binding import BoundPerspective, bind_perspective
 from caption_assets.captioning.forms import changes_since
 from caption_assets.config import PipelineConfig
 from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import arrow_type
 
-
-def refresh(config: PipelineConfig, lake: Lake) -> None:
-    """Bring `catalog.duckdb` up to date."""
-    refresh_catalog(lake, _wanted(lake, bind_perspectives(config)))
+Bound = Mapping[str, BoundPerspective]
 
 
-def open_views(config: PipelineConfig) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now."""
+def refresh(config: PipelineConfig, lake: Lake, bound: Bound | None = None) -> None:
+    """Bring `catalog.duckdb` up to date.
+
+    Args:
+        bound: the enabled perspectives, where they have been read already.
+    """
+    refresh_catalog(lake, _wanted(lake, bound or bind_perspectives(config)), _retained(config))
+
+
+def open_views(
+    config: PipelineConfig, bound: Bound | None = None, known: KnownRuns = NOTHING_KNOWN
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now.
+
+    Args:
+        bound: as for `refresh`.
+        known: what Dagster knows of runs.
+    """
     lake = Lake(config.lake)
-    return connect(lake, _wanted(lake, bind_perspectives(config)))
+    return connect(lake, _wanted(lake, bound or bind_perspectives(config)), known, _retained(config))
 
 
-def _wanted(lake: Lake, bound: Mapping[str, BoundPerspective]) -> dict[str, Wanted]:
+def _wanted(lake: Lake, bound: Bound) -> dict[str, Wanted]:
     return {
         name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output), changes_since(lake, each))
         for name, each in bound.items()
     }
+
+
+def _retained(config: PipelineConfig) -> list[str]:
+    return [name for name, dataset in config.datasets.items() if dataset.retain]

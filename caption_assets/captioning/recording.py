@@ -55,7 +55,7 @@ class ShardRecorder:
         reusable: dict[str, dict[tuple[str, rows.Digests], Row]] = {}
         for each in selected:
             settled = work.settled[each.name]
-            look = LookReport(each, work.shard, work.total, work.there[each.name], failed=len(settled))
+            look = LookReport(each, work.shard, work.total, work.there[each.name], len(settled), failed=len(settled))
             look.failure_kinds.update(row["kind"] for row in settled)
             looks[each.name] = look
             wanted = [one.media_id for one in work.pictures if each in one.pending and each.name not in one.existing]
@@ -106,7 +106,7 @@ class ShardRecorder:
             "prompt_tokens": reply.prompt_tokens,
             "cached_tokens": reply.cached_tokens,
             "completion_tokens": reply.completion_tokens,
-            "attempts": self.earlier(picture, bound).attempts + answered.attempts,
+            "attempts": self.earlier(picture, bound, read).attempts + answered.attempts,
             "seconds": seconds,
         }
         return answer, self._complete(bound, row, contributor=self.provenance.contributor)
@@ -114,7 +114,9 @@ class ShardRecorder:
     def fail(self, picture: PictureWork, bound: BoundPerspective, failure: AskFailure) -> None:
         """Keep a failure for the shard's failure file."""
         look = self.report.looks[bound.name]
-        attempts = self.earlier(picture, bound).attempts + failure.attempts
+        before = self.earlier(picture, bound, failure.read)
+        read = failure.read or before.read
+        attempts = before.attempts + failure.attempts
         look.failed += 1
         look.failure_kinds[failure.kind] += 1
         look.spent.add(failure.spent)
@@ -130,10 +132,27 @@ class ShardRecorder:
                 "attempts": attempts,
                 "retryable": not is_final(failure.kind, attempts, self.provenance.max_attempts),
                 "partial": failure.partial or self.work.partial.get((bound.name, picture.media_id)),
+                "input_digest": read.inputs,
+                "source_digest": read.source,
                 "run_id": self.provenance.run_id,
                 "created_at": tables.now(),
             }
         )
+
+    def still_failed(self, picture: PictureWork, bound: BoundPerspective, inputs: str | None) -> bool:
+        """Whether a settled failure stands; its row is kept then.
+
+        Args:
+            inputs: digest of what the perspective reads now; None where some of it is missing.
+        """
+        row = picture.failed.get(bound.name)
+        if row is None or inputs not in {None, row["input_digest"]}:
+            return False
+        look = self.report.looks[bound.name]
+        look.failed += 1
+        look.failure_kinds[row["kind"]] += 1
+        self.failures[bound.name].append(row)
+        return True
 
     def seal(self, lake: Lake, load_seconds: float, restarts: int) -> None:
         """Write the failures and seal the rows, once all of them are durable. What was deleted meanwhile is left out.
@@ -168,9 +187,10 @@ class ShardRecorder:
                 ]
                 self._write_failures(lake, each, before + failed, deleted)
 
-    def earlier(self, picture: PictureWork, bound: BoundPerspective) -> Earlier:
-        """What earlier runs tried in vain."""
-        return self.work.earlier.get((bound.name, picture.media_id), Earlier())
+    def earlier(self, picture: PictureWork, bound: BoundPerspective, read: rows.Digests | None) -> Earlier:
+        """What earlier runs tried in vain, for a prompt that reads this; None: for whatever prompt."""
+        found = self.work.earlier.get((bound.name, picture.media_id), Earlier())
+        return found if read in {None, found.read} else Earlier(read=read or found.read)
 
     def _write_failures(self, lake: Lake, bound: BoundPerspective, failed: list[Row], deleted: Collection[str]) -> None:
         if failed:  # another run may have had better luck meanwhile: a picture has one row, and the caption counts

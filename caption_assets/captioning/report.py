@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from caption_assets.captioning.asking import Spent
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.config import Prices
 from caption_assets.lake import tables
+from caption_assets.lake.heartbeats import LookProgress
 from caption_assets.lake.layout import Shard
 
 
@@ -23,6 +25,8 @@ class LookReport:
     shard: Shard
     total: int
     there: int
+    settled_before: int = 0
+    """Failures of earlier runs that are not tried again; they count as failed, too."""
     done: int = 0
     reused: int = 0
     failed: int = 0
@@ -54,6 +58,29 @@ class LookReport:
         return max((self.ended_at - self.started_at).total_seconds() - self.load_seconds, 0.0)
 
     @property
+    def rate(self) -> float:
+        """Outcomes a second of this run: captions, copies and failures."""
+        return self._rate(self.seconds)
+
+    def progress(self, load_seconds: float) -> LookProgress:
+        """Where it stands now; `load_seconds`: what loading the model has taken since it began."""
+        return LookProgress(
+            self.shard.dataset,
+            self.shard.key,
+            self.bound.name,
+            self.bound.fingerprint,
+            self.total,
+            self.there + self.done + self.reused,
+            self.failed,
+            dict(self.failure_kinds),
+            self._rate((tables.now() - self.started_at).total_seconds() - load_seconds),
+        )
+
+    def _rate(self, seconds: float) -> float:
+        made = self.done + self.reused + self.failed - self.settled_before
+        return made / seconds if seconds > 0 else 0.0
+
+    @property
     def cost(self) -> float | None:
         """What the tokens cost, those of unusable replies included; None where there are no prices."""
         if self.prices is None:
@@ -61,8 +88,8 @@ class LookReport:
         spent, prices = self.spent, self.prices
         return (spent.prompt_tokens * prices.prompt + spent.completion_tokens * prices.completion) / 1e6
 
-    def run_row(self, run_id: str, contributor: str) -> dict[str, Any]:
-        """The row of the runs table."""
+    def run_row(self, run_id: str, contributor: str, cause: str | None = None) -> dict[str, Any]:
+        """The row of the runs table; `cause`: why the run was launched."""
         return {
             "run_id": run_id,
             "step": "captions",
@@ -82,6 +109,7 @@ class LookReport:
             "seconds": self.seconds,
             "cost": self.cost,
             "contributor": contributor,
+            "cause": cause,
             "started_at": self.started_at,
             "ended_at": self.ended_at,
         }
@@ -97,20 +125,14 @@ class ShardReport:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """Where a run stands: its shards that are begun, and its tokens a second."""
 
-    shard: str
-    done: int
-    """Answers so far, over all shards."""
-    failed: int
-    pictures: int
-    tokens: int
-    seconds: float
+    looks: Sequence[LookProgress]
+    token_rate: float
 
     def __str__(self) -> str:
-        rate = self.done / self.seconds if self.seconds else 0.0
-        token_rate = self.tokens / self.seconds if self.seconds else 0.0
-        return (
-            f"{self.shard}: {self.done} captions of {self.pictures} pictures so far, {self.failed} failed, "
-            f"{rate:.1f} captions/s, {token_rate:.0f} tokens/s"
-        )
+        shards: dict[str, list[str]] = {}
+        for look in self.looks:
+            shards.setdefault(look.shard, []).append(f"{look.stage} {look}")
+        told = "\n".join(f"{shard}: {'; '.join(lines)}" for shard, lines in shards.items())
+        return f"{told}\n{self.token_rate:.0f} tokens/s"

@@ -51,6 +51,9 @@ class Digests(NamedTuple):
     """Over the source columns that the prompt depends on; None where there are none."""
 
 
+NOTHING_READ = Digests(None, None)
+
+
 def source_digest(values: Mapping[str, Any]) -> str | None:
     """SHA-256 (hex) of the canonical JSON of the source columns that a prompt depends on."""
     return output_digest(values) if values else None
@@ -61,8 +64,18 @@ def read_rows(
 ) -> dict[str, dict[str, Any]]:
     """A shard's rows of a perspective's present form, by media_id: the latest where there are several."""
     wanted = None if columns is None else list(dict.fromkeys(["media_id", "created_at", *columns]))
-    folder = layout.captions_folder(bound.name, bound.fingerprint, shard)
-    return _latest(_read_folder(lake, folder, wanted)[0])
+    return read_form(lake, bound.name, bound.fingerprint, shard, wanted)
+
+
+def read_form(
+    lake: Lake, perspective: str, fingerprint: str, shard: Shard, columns: list[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """A shard's rows of any form of a perspective, by media_id: the latest where there are several.
+
+    `columns`, if given, must hold media_id and created_at.
+    """
+    folder = layout.captions_folder(perspective, fingerprint, shard)
+    return _latest(_read_folder(lake, folder, columns)[0])
 
 
 def contents_digest(lake: Lake, bound: BoundPerspective, shard: Shard) -> str:

@@ -7,6 +7,7 @@ import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import uvloop
 
@@ -18,6 +19,8 @@ from caption_assets.config import PipelineConfig
 from caption_assets.engine.lazy import DeviceWaited, LazyEngine, OpenEngine
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import EngineFailure
+from caption_assets.lake.departures import hidden
+from caption_assets.lake.heartbeats import Heartbeat, LookProgress
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.deletion import complete_deletions
@@ -55,6 +58,15 @@ class CaptionRun:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
+        self._scheduler_now: Scheduler | None = None
+        self._heartbeat = Heartbeat(
+            lake,
+            run_id,
+            "captions",
+            {each.name: each.fingerprint for each in selected},
+            self._left,
+            config.captions.contributor,
+        )
         self._thread = threading.Thread(target=self._work, name="captions", daemon=True)
 
     def __iter__(self) -> Iterator[ShardReport]:
@@ -63,20 +75,25 @@ class CaptionRun:
         Raises:
             BreakerTripped, EngineFailure, MediaMissing, LakeFull: as the scheduler does; what succeeded is durable.
         """
-        self._thread.start()
-        try:
-            while (outcome := self._reports.get()) is not None:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                yield outcome
-        finally:
-            self.cancel()
+        self._heartbeat.watch(self._looks)
+        with self._heartbeat:
+            self._thread.start()
+            try:
+                while (outcome := self._reports.get()) is not None:
+                    if isinstance(outcome, BaseException):
+                        if self._cancelled:
+                            self._heartbeat.end("cancelled")
+                        raise outcome
+                    yield outcome
+            finally:
+                self.cancel()
 
     def cancel(self) -> None:
         """Stop, keeping all answers that are there; returns when they are durable."""
         self._cancelled = True
-        if self._loop is not None and self._task is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # the loop is closed: the run is at its end
+                self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(timeout=_JOIN_SECONDS)
 
     def _work(self) -> None:
@@ -101,7 +118,8 @@ class CaptionRun:
         try:
             while True:
                 try:
-                    return await self._scheduler(engine).run(list(self._left))
+                    self._scheduler_now = self._scheduler(engine)
+                    return await self._scheduler_now.run(list(self._left))
                 except DeviceWaited:
                     pass  # and looks afresh at what is missing
         finally:
@@ -126,14 +144,23 @@ class CaptionRun:
     def _kind(self) -> str:
         return self._config.engines[self._selected[0].engine].kind
 
+    def _looks(self) -> Sequence[LookProgress]:
+        scheduler = self._scheduler_now
+        return scheduler.progress().looks if scheduler else ()
+
     def _finished(self, report: ShardReport) -> None:
         del self._left[report.shard]
+        self._heartbeat.finished(report.shard)
         self._reports.put(report)
 
     def _find(self, shard: Shard) -> ShardWork:
         complete_deletions(self._lake, shard, self._run_id)
         attempts = self._config.captions.max_attempts
-        return find_work(self._lake, shard, self._selected, self._bound, force=self._force, max_attempts=attempts)
+        dataset = self._config.datasets.get(shard.dataset)
+        away = hidden(self._lake, shard.dataset, retain=dataset is not None and dataset.retain)
+        return find_work(
+            self._lake, shard, self._selected, self._bound, force=self._force, max_attempts=attempts, away=away
+        )
 
 
 def _loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -18,19 +18,19 @@ from typing import Any
 from PIL import Image
 
 from caption_assets.captioning import rows
-from caption_assets.captioning.asking import AskFailure, ask, decoded, first_request, unreadable
+from caption_assets.captioning.asking import Answered, AskFailure, ask, decoded, first_request, unreadable
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.recording import Provenance, ShardRecorder
 from caption_assets.captioning.regions import RegionAsker, RegionLook
 from caption_assets.captioning.report import Progress, ShardReport
 from caption_assets.captioning.rows import Part, PartBuffer, PartWriter
-from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork
+from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork, source_read
 from caption_assets.config import Captions
 from caption_assets.engine.lazy import LazyEngine
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_picture
-from caption_assets.perspectives import Perspective, PromptError, render_prompt, source_values
+from caption_assets.perspectives import Perspective, PromptError, render_prompt
 
 _DECODERS = 2
 _READ_AHEAD = 32
@@ -38,12 +38,41 @@ _HELD_BYTES = 1 << 30
 """Of all pictures read ahead or before the engine at once: 256 of a megapixel, decoded."""
 _TICK_SECONDS = 1.0
 
-Pixels = asyncio.Future[Image.Image | bytes | None]
+Stored = Image.Image | bytes
 Answers = dict[str, asyncio.Future[Answer | None]]
 
 
 class BreakerTripped(Exception):
     """Too large a share of the captions failed; the run stopped early and kept what succeeded."""
+
+
+class ReadAhead:
+    """A picture that is being read, or is there for as long as a perspective may still look at it.
+
+    Args:
+        size: bytes that it takes in memory.
+        lookers: perspectives that look at it.
+        read: whoever reads it; None where nobody looks.
+    """
+
+    def __init__(self, size: int, lookers: int, read: asyncio.Future[Stored] | None) -> None:
+        self._size, self._lookers, self._read = size, lookers, read
+
+    async def image(self) -> Stored:
+        """The pixels, or the file. Raises AskFailure where it cannot be read."""
+        assert self._read is not None
+        try:
+            return await asyncio.shield(self._read)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise unreadable(error) from None
+
+    def looked(self) -> int:
+        """One perspective has looked; returns the bytes that are free now."""
+        self._lookers -= 1
+        if self._lookers:
+            return 0
+        self._read = None
+        return self._size
 
 
 class Scheduler:
@@ -85,10 +114,10 @@ class Scheduler:
         self._outstanding = 0
         self._held = 0
         self._room = asyncio.Event()
-        self._done = self._pictures = self._tokens = 0
+        engine.loaded = self._room.set  # from then on there is room for all that it can take
+        self._done = self._tokens = 0
         self._failed: Counter[str] = Counter()
         self._started = time.monotonic()
-        self._current = ""
         self._unfinished: dict[Shard, ShardRecorder] = {}
 
     async def run(self, shards: Iterable[Shard]) -> None:
@@ -103,13 +132,11 @@ class Scheduler:
         try:
             async with asyncio.TaskGroup() as group:
                 ticker = group.create_task(self._tick())
-                async for recorder, picture, pixels in self._ahead(shards):
-                    while self._outstanding and not self._has_room():
-                        self._room.clear()
-                        await self._room.wait()
-                    self._current = recorder.work.shard.key
+                async for recorder, picture, ahead in self._ahead(shards):
+                    while self._outstanding >= self._engine.max_in_flight:
+                        await self._more_room()
                     self._outstanding += len(picture.pending)
-                    group.create_task(self._picture(recorder, picture, pixels))
+                    group.create_task(self._picture(recorder, picture, ahead))
                 ticker.cancel()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
@@ -127,35 +154,47 @@ class Scheduler:
             recorder.abandon(self._lake)
 
     def progress(self) -> Progress:
-        """Where the run stands."""
-        seconds = time.monotonic() - self._started
-        return Progress(self._current, self._done, self._failed.total(), self._pictures, self._tokens, seconds)
+        """Where the run stands. May be called from another thread."""
+        loaded = self._engine.load_seconds
+        begun = list(self._unfinished.values())
+        looks = [
+            look.progress(loaded - recorder.loaded_before)
+            for recorder in begun
+            for look in recorder.report.looks.values()
+        ]
+        return Progress(looks, self._tokens / max(time.monotonic() - self._started, 1e-9))
 
-    async def _ahead(self, shards: Iterable[Shard]) -> AsyncIterator[tuple[ShardRecorder, PictureWork, Pixels]]:
-        """Pictures of all shards in order, each with the future of its pixels, read ahead."""
+    async def _ahead(self, shards: Iterable[Shard]) -> AsyncIterator[tuple[ShardRecorder, PictureWork, ReadAhead]]:
+        """Pictures of all shards in order, read ahead."""
         loop = asyncio.get_running_loop()
-        waiting: deque[tuple[ShardRecorder, PictureWork, Pixels]] = deque()
+        waiting: deque[tuple[ShardRecorder, PictureWork, ReadAhead]] = deque()
         for shard in shards:
             recorder = await loop.run_in_executor(self._disk, self._open, shard)
             if not recorder.remaining:
                 await self._seal(recorder)
             for picture in recorder.work.pictures:
-                self._held += self._size(picture)
-                waiting.append((recorder, picture, loop.run_in_executor(self._decoders, self._decode, picture)))
                 while len(waiting) > _READ_AHEAD or (waiting and self._held > _HELD_BYTES):
                     yield waiting.popleft()
+                while self._held > _HELD_BYTES:  # all before the engine
+                    await self._more_room()
+                waiting.append((recorder, picture, self._start_reading(picture)))
         while waiting:
             yield waiting.popleft()
 
-    def _has_room(self) -> bool:
-        return self._outstanding < self._engine.max_in_flight and self._held <= _HELD_BYTES
+    async def _more_room(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
-    def _size(self, picture: PictureWork) -> int:
-        """Bytes that a picture takes in memory until its last answer is there."""
-        if not any(each.perspective.image for each in picture.pending):
-            return 0
+    def _start_reading(self, picture: PictureWork) -> ReadAhead:
+        """Have a picture read where a pending perspective looks at it."""
+        lookers = sum(each.perspective.image for each in picture.pending)
+        if not lookers:
+            return ReadAhead(0, 0, None)
         media = picture.media
-        return int(4 * media["width"] * media["height"] if self._pixels else media["length"])  # Pillow pads RGB to 4
+        size = int(4 * media["width"] * media["height"] if self._pixels else media["length"])  # Pillow pads RGB to 4
+        self._held += size
+        read = asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, media)
+        return ReadAhead(size, lookers, read)
 
     def _open(self, shard: Shard) -> ShardRecorder:
         work = self._find(shard)
@@ -164,15 +203,11 @@ class Scheduler:
         self._unfinished[shard] = recorder
         return recorder
 
-    def _decode(self, picture: PictureWork) -> Image.Image | bytes | None:
-        if not any(each.perspective.image for each in picture.pending):
-            return None
-        stored = read_picture(self._lake, picture.media)
-        if not self._pixels:
-            return stored
-        return decoded(stored)
+    def _decode(self, media: Row) -> Stored:
+        stored = read_picture(self._lake, media)
+        return decoded(stored) if self._pixels else stored
 
-    async def _picture(self, recorder: ShardRecorder, picture: PictureWork, pixels: Pixels) -> None:
+    async def _picture(self, recorder: ShardRecorder, picture: PictureWork, ahead: ReadAhead) -> None:
         """Bring all pending perspectives on one picture to their end."""
         loop = asyncio.get_running_loop()
         answers: Answers = {each.name: loop.create_future() for each in picture.pending}
@@ -180,32 +215,32 @@ class Scheduler:
             answers[name] = loop.create_future()
             answers[name].set_result(known)
         if len(picture.pending) == 1:  # a task of its own costs more than the rest of this method
-            await self._look(recorder, picture, picture.pending[0], pixels, answers)
+            await self._look(recorder, picture, picture.pending[0], ahead, answers)
         else:
             async with asyncio.TaskGroup() as group:
                 for each in picture.pending:
-                    group.create_task(self._look(recorder, picture, each, pixels, answers))
-        self._pictures += 1
-        self._held -= self._size(picture)
-        self._room.set()
+                    group.create_task(self._look(recorder, picture, each, ahead, answers))
         recorder.remaining -= 1
         if not recorder.remaining:
             await self._seal(recorder)
 
     async def _look(
-        self, recorder: ShardRecorder, picture: PictureWork, bound: BoundPerspective, pixels: Pixels, answers: Answers
+        self, recorder: ShardRecorder, picture: PictureWork, bound: BoundPerspective, ahead: ReadAhead, answers: Answers
     ) -> None:
         """Bring one perspective on one picture to its end: a row, or a failure row."""
         answer: Answer | None = None
         row: Row | None = None
         try:
             inputs = {name: await answers[name] for name in bound.inputs}
-            answer, row = await self._answer(recorder, picture, bound, pixels, inputs)
+            if outcome := await self._answer(recorder, picture, bound, ahead, inputs):
+                answer, row = outcome
         except AskFailure as failure:
             recorder.fail(picture, bound, failure)
             self._count_failure(failure)
         # Not when the run ends here: nobody is to record that an input is missing.
         self._outstanding -= 1
+        if bound.perspective.image:
+            self._held -= ahead.looked()
         self._room.set()
         answers[bound.name].set_result(answer)
         if row and (part := self._buffer.append(bound, recorder.work.shard, row)):
@@ -216,23 +251,47 @@ class Scheduler:
         recorder: ShardRecorder,
         picture: PictureWork,
         bound: BoundPerspective,
-        pixels: Pixels,
+        ahead: ReadAhead,
         inputs: dict[str, Answer | None],
-    ) -> tuple[Answer, Row | None]:
-        """The output and the row to write for it, from the cheapest place that has it. Raises AskFailure."""
+    ) -> tuple[Answer, Row | None] | None:
+        """The output and the row to write for it, from the cheapest place that has it; None where an earlier run's
+        failure stands. Raises AskFailure."""
         read = {name: answer for name, answer in inputs.items() if answer is not None}
         if missing := sorted(inputs.keys() - read.keys()):
+            if recorder.still_failed(picture, bound, None):
+                return None
             raise AskFailure("input_missing", f"no output of {', '.join(missing)} yet", attempts=0)
-        source = json.loads(picture.media["source"] or "{}")
         digests = rows.Digests(
-            rows.input_digest({name: answer.digest for name, answer in read.items()}),
-            rows.source_digest(source_values(bound.perspective, source)),
+            rows.input_digest({name: answer.digest for name, answer in read.items()}), source_read(bound, picture.media)
         )
+        if recorder.still_failed(picture, bound, digests.inputs):
+            return None
         if there := recorder.already(picture, bound, digests):
             return there, None
         if copied := recorder.elsewhere(picture, bound, digests):
             return copied
         outputs = {name: answer.output for name, answer in read.items()}
+        started = time.monotonic()
+        try:
+            answered = await self._ask(recorder, picture, bound, ahead, outputs, digests)
+        except AskFailure as failure:
+            failure.read = digests
+            raise
+        self._done += 1
+        self._tokens += answered.reply.completion_tokens
+        return recorder.caption(picture, bound, answered, digests, time.monotonic() - started)
+
+    async def _ask(
+        self,
+        recorder: ShardRecorder,
+        picture: PictureWork,
+        bound: BoundPerspective,
+        ahead: ReadAhead,
+        outputs: Mapping[str, Mapping[str, Any]],
+        digests: rows.Digests,
+    ) -> Answered:
+        """Ask the engine: about the picture, or about each of its regions. Raises AskFailure."""
+        source = json.loads(picture.media["source"] or "{}")
 
         def text(region: Mapping[str, Any] | None = None) -> str:
             try:
@@ -241,22 +300,14 @@ class Scheduler:
                 raise AskFailure("prompt", str(error), attempts=0) from None
 
         request_id = f"{recorder.work.shard.key}/{picture.media_id[:16]}/{bound.name}"
-        started = time.monotonic()
-        earlier = recorder.earlier(picture, bound)
+        earlier = recorder.earlier(picture, bound, digests)
         if bound.perspective.regions:
             partial = recorder.work.partial.get((bound.name, picture.media_id))
-            look = RegionLook(
-                bound, request_id, picture.media, outputs, digests, partial, earlier, text, lambda: _image(pixels)
-            )
-            answered = await self._regions.ask(look)
-        else:
-            image = await _image(pixels) if bound.perspective.image else None
-            request = first_request(bound, request_id, text(), image, picture.media_id if image else None)
-            started = time.monotonic()
-            answered = await ask(self._engine, bound, request, self._settings.max_attempts, earlier)
-        self._done += 1
-        self._tokens += answered.reply.completion_tokens
-        return recorder.caption(picture, bound, answered, digests, time.monotonic() - started)
+            look = RegionLook(bound, request_id, picture.media, outputs, digests, partial, earlier, text, ahead.image)
+            return await self._regions.ask(look)
+        image = await ahead.image() if bound.perspective.image else None
+        request = first_request(bound, request_id, text(), image, picture.media_id if image else None)
+        return await ask(self._engine, bound, request, self._settings.max_attempts, earlier)
 
     def _count_failure(self, failure: AskFailure) -> None:
         """Trip the breaker when too large a share of the outcomes are failures."""
@@ -288,18 +339,9 @@ class Scheduler:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             await self._write(self._buffer.take(aged=True))
-            if time.monotonic() - told >= rows.FLUSH_SECONDS:
+            if self._unfinished and time.monotonic() - told >= rows.FLUSH_SECONDS:
                 told = time.monotonic()
                 self._progress(self.progress())
-
-
-async def _image(pixels: Pixels) -> Image.Image | bytes:
-    try:
-        image = await asyncio.shield(pixels)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise unreadable(error) from None
-    assert image is not None  # decoded whenever a pending perspective looks at the picture
-    return image
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

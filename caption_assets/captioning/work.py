@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,8 @@ from caption_assets.captioning.asking import Earlier, is_final
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.shard import read_failures, read_index
-from caption_assets.perspectives import from_arrow_value
+from caption_assets.media.stored import key_of, read_failures, read_index
+from caption_assets.perspectives import from_arrow_value, source_values
 
 Row = dict[str, Any]
 
@@ -39,6 +40,8 @@ class PictureWork:
     """Outputs of inputs that are settled; None for one that is missing."""
     existing: dict[str, Row] = field(default_factory=dict)
     """Rows of pending dependents that hold if what they read has not changed; with `output` where others read it."""
+    failed: dict[str, Row] = field(default_factory=dict)
+    """Settled failures of pending dependents that stand if what they read has not changed."""
 
     @property
     def media_id(self) -> str:
@@ -72,6 +75,7 @@ def find_work(
     *,
     force: bool,
     max_attempts: int,
+    away: Collection[tuple[str, str]] = frozenset(),
 ) -> ShardWork:
     """Compare a shard's media with its rows.
 
@@ -80,14 +84,17 @@ def find_work(
         bound: all enabled perspectives: inputs outside `selected` are read from the lake.
         force: redo what is there, and start over with what failed.
         max_attempts: attempts that a failure may have, over all runs.
+        away: (uri, etag) of items that are gone from their source, and left alone.
 
     Raises:
         MediaMissing: the shard has no media index.
     """
     media: dict[str, Row] = {}
-    for row in read_index(lake, shard):
-        media.setdefault(row["media_id"], row)  # of items with the same bytes, the first one's source columns count
-    if not media and not read_failures(lake, "media", shard):
+    index = read_index(lake, shard)
+    for row in index:
+        if key_of(row) not in away:  # of items with the same bytes, the first one's source columns count
+            media.setdefault(row["media_id"], row)
+    if not index and not read_failures(lake, "media", shard):
         raise MediaMissing(f"shard {shard.key} has no media yet; materialize its media first")
     names = dict.fromkeys([each.name for each in selected] + [name for each in selected for name in each.inputs])
     found = {name: rows.read_rows(lake, bound[name], shard, ["input_digest", "output_digest"]) for name in names}
@@ -96,8 +103,10 @@ def find_work(
     pictures = [work for row in media.values() if (work := finder.work(row)).pending]
     _load_answers(lake, shard, bound, pictures)
     pending = {name: sum(each.name == name for work in pictures for each in work.pending) for name in names}
+    asked = {(each.name, work.media_id) for work in pictures for each in work.pending}
     settled_rows = {
-        name: [row for media_id, row in failed.items() if media_id in media] for name, failed in settled.items()
+        name: [row for media_id, row in failed.items() if media_id in media and (name, media_id) not in asked]
+        for name, failed in settled.items()
     }
     there = {each.name: len(media) - pending[each.name] - len(settled_rows[each.name]) for each in selected}
     return ShardWork(shard, pictures, len(media), there, settled_rows, earlier, partial)
@@ -116,15 +125,20 @@ class _Finder:
         work = PictureWork(media, [])
         pending: set[str] = set()
         for each in self.selected:
-            row = self.found[each.name].get(media_id)
+            row, failed = self.found[each.name].get(media_id), self.settled[each.name].get(media_id)
             waits = any(name in pending for name in each.inputs)
             if row is not None and not self.force:
                 if waits:
                     work.existing[each.name] = row
                 elif not each.inputs or self._reads_the_same(each, media_id, row):
                     continue
-            elif media_id in self.settled[each.name]:
-                continue
+            elif failed is not None:
+                if not prompt_source_is(each, media, failed):
+                    pass  # another prompt, which nobody has asked yet
+                elif waits:
+                    work.failed[each.name] = failed
+                elif self._reads_the_same(each, media_id, failed):
+                    continue
             pending.add(each.name)
             work.pending.append(each)
         return work
@@ -134,7 +148,17 @@ class _Finder:
         if None in digests.values():
             return True  # an input is missing: what was made of it stays
         now = rows.input_digest({name: str(digest) for name, digest in digests.items()})
-        return bool(row["input_digest"] == now)
+        return bool(row.get("input_digest") == now)
+
+
+def prompt_source_is(bound: BoundPerspective, media: Row, failed: Row) -> bool:
+    """Whether a failure is of a prompt that read the source columns as they are now."""
+    return bool(failed.get("source_digest") == source_read(bound, media))
+
+
+def source_read(bound: BoundPerspective, media: Row) -> str | None:
+    """Digest of the source columns of a picture that a perspective's prompt reads."""
+    return rows.source_digest(source_values(bound.perspective, json.loads(media["source"] or "{}")))
 
 
 def _earlier_failures(
@@ -150,7 +174,8 @@ def _earlier_failures(
         for row in read_failures(lake, each.name, shard):
             if row["fingerprint"] != each.fingerprint:
                 continue
-            earlier[each.name, row["media_id"]] = Earlier(row["attempts"], row["kind"])
+            read = rows.Digests(row.get("input_digest"), row.get("source_digest"))
+            earlier[each.name, row["media_id"]] = Earlier(row["attempts"], row["kind"], read)
             if row.get("partial"):
                 partial[each.name, row["media_id"]] = row["partial"]
             if is_final(row["kind"], row["attempts"], max_attempts):

@@ -17,6 +17,7 @@ from caption_assets.engine.models import model_revision
 from caption_assets.engine.openai_check import look_at_servers
 from caption_assets.engine.vllm_args import check_args
 from caption_assets.events.webhooks import Keys
+from caption_assets.kafka.client import KafkaAway, absent_topics, settings
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import LibraryError, lint, load_library
 from caption_assets.sources.addresses import BlockedAddressError, check_host
@@ -50,7 +51,7 @@ def check_pipeline() -> int:
     """Check what the pipeline file names; returns the exit code."""
     config = load_config()
     _out.print(f"pipeline file {config.file}: ok", markup=False)
-    failures = sum([_section(part, config) for part in (_lake, _datasets, _perspectives, _engines, _callbacks)])
+    failures = sum([_section(part, config) for part in (_lake, _datasets, _perspectives, _engines, _callbacks, _kafka)])
     _out.print(
         "all good" if not failures else f"sections with errors: {failures}", style="red" if failures else "green"
     )
@@ -157,6 +158,27 @@ def _callbacks(config: PipelineConfig) -> bool:
         except ConfigError as error:
             _out.print(f"warning: {config.file}: {error}", style="yellow", markup=False)
     return wrong
+
+
+def _kafka(config: PipelineConfig) -> bool:
+    """Tell what is published. A cluster that is away, or a topic that is not there yet, stops no captioning."""
+    if config.kafka is None:
+        return False
+    names = [config.kafka.topic(topic) for topic in config.kafka.topics]
+    _out.print(f"kafka {', '.join(config.kafka.brokers)}: {', '.join(names) or 'no topics'}", markup=False)
+    try:
+        client = settings(config.kafka, f"{config.file}: kafka", config.base_dir)
+        absent = absent_topics(client, names)
+    except ImportError as error:
+        _out.print(f"error: {config.file}: kafka: {error}", style="red", markup=False)
+        return True
+    except (ConfigError, KafkaAway) as error:
+        _out.print(f"warning: {error}", style="yellow", markup=False)
+        return False
+    if absent:
+        told = f"there is no topic {', '.join(absent)}; create it, unless the brokers do that by themselves"
+        _out.print(f"warning: {config.file}: kafka.topics: {told}", style="yellow", markup=False)
+    return False
 
 
 def _lake(config: PipelineConfig) -> bool:

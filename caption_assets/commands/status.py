@@ -1,88 +1,99 @@
-"""`caption-assets status`: what is done, stale, missing and failed, per shard and perspective."""
+"""`caption-assets status`: how far everything is, once or all the time, for people and for programs."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
+from rich.console import Group
+from rich.live import Live
 
-from caption_assets.captioning.catalog import open_views
 from caption_assets.commands.output import table_console
+from caption_assets.commands.status_screen import in_a_line, screen
 from caption_assets.config import PipelineConfig, load_config
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
+from caption_assets.status.reading import Status, read_status
 
-_COUNTS = """
-WITH pictures AS (SELECT dataset, shard, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL),
-open AS (
-    SELECT perspective, shard, count(*) FILTER (reason = 'missing') AS missing,
-           count(*) FILTER (reason IN ('stale', 'inputs_changed')) AS stale,
-           count(*) FILTER (reason = 'failed') AS failed,
-           string_agg(DISTINCT why, '; ' ORDER BY why) FILTER (reason IN ('stale', 'inputs_changed')) AS why,
-           sum(seconds) AS seconds, sum(cost) AS cost
-    FROM stale GROUP BY ALL
-)
-SELECT s.dataset, s.shard, w.perspective, coalesce(p.pictures, 0) AS pictures,
-       coalesce(p.pictures, 0) - coalesce(missing, 0) - coalesce(stale, 0) - coalesce(failed, 0) AS done,
-       coalesce(missing, 0) AS missing, coalesce(stale, 0) AS stale, coalesce(failed, 0) AS failed,
-       s.planned, s.media, s.media_failures, o.why, o.seconds AS redo_seconds, o.cost AS redo_cost
-FROM shards s CROSS JOIN (SELECT perspective FROM perspectives WHERE fingerprint IS NOT NULL) w
-LEFT JOIN pictures p USING (shard) LEFT JOIN open o ON o.shard = s.shard AND o.perspective = w.perspective
-ORDER BY s.shard, w.perspective
-"""
+if TYPE_CHECKING:
+    import dagster as dg
+
+_BUSY_SHARE = 0.25
+"""Of the time, what --watch may spend on reading a lake that is slow to read."""
 
 
-def read_status(config: PipelineConfig) -> list[dict[str, Any]]:
-    """One entry for every shard and enabled perspective."""
-    with open_views(config) as connection:
-        result = connection.sql(_COUNTS)
-        return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
-
-
-def show_status(*, as_json: bool) -> None:
-    """Print the status as a table or as JSON."""
-    entries = read_status(load_config(check_paths=False))  # what is captioned stays visible without its source
+def show_status(*, as_json: bool, shards: int = 0) -> None:
+    """Print the status once; `shards`: how many rows of single shards."""
+    status = _Reader(shards).read()
     if as_json:
-        print(json.dumps(entries))
+        print(json.dumps(status.document(), ensure_ascii=False))
+    else:
+        table_console().print(screen(status))
+
+
+def watch_status(*, as_json: bool, shards: int, every: float) -> None:
+    """Show the status until Ctrl-C: on a terminal a picture that changes, else a line each time."""
+    reader = _Reader(shards)
+    try:
+        if sys.stdout.isatty() and not as_json:
+            with Live(console=table_console(), auto_refresh=False, vertical_overflow="crop") as live:
+                for status in reader.often(every):
+                    live.update(Group(screen(status)), refresh=True)
+        else:
+            for status in reader.often(every):
+                line = json.dumps(status.document(), ensure_ascii=False) if as_json else in_a_line(status)
+                print(line, flush=True)
+    except KeyboardInterrupt:
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("shard", "perspective", "pictures", "done", "missing", "stale", "failed", "state"):
-        table.add_column(column, no_wrap=True)
-    for entry in entries:
-        counts = [str(entry[name]) for name in ("pictures", "done", "missing", "stale", "failed")]
-        table.add_row(entry["shard"], entry["perspective"], *counts, state_of(entry))
-    console = table_console()
-    console.print(table)
-    for line in to_do(entries):
-        console.print(line)
+    except BrokenPipeError:  # whoever read this has had enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def to_do(entries: list[dict[str, Any]]) -> list[str]:
-    """A line for every perspective not up to date: how much, why, and what it takes at the rate of past runs."""
-    lines = []
-    for name in sorted({entry["perspective"] for entry in entries}):
-        own = [entry for entry in entries if entry["perspective"] == name]
-        counts = {word: sum(entry[word] for entry in own) for word in ("missing", "stale", "failed")}
-        if not any(counts.values()):
-            continue
-        told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-        why = "; ".join(sorted({entry["why"] for entry in own if entry["why"]}))
-        known = [entry for entry in own if entry["redo_seconds"] is not None]
-        takes = f", about {sum(entry['redo_seconds'] for entry in known):.0f} s" if known else ""
-        priced = [entry["redo_cost"] for entry in own if entry["redo_cost"] is not None]
-        cost = f" and {sum(priced):.2f} in the engine's currency" if priced else ""
-        lines.append(f"{name}: {told}{f' ({why})' if why else ''}{takes}{cost}")
-    return lines
+class _Reader:
+    """Reads the status again and again, and asks Dagster where there is an instance to ask."""
+
+    def __init__(self, shards: int) -> None:
+        self._config = load_config(check_paths=False)  # what is captioned stays visible without its source
+        self._shards = shards
+        self._instance = _instance()
+
+    def read(self) -> Status:
+        """The status now."""
+        return read_status(self._config, self._known(self._config), shards=self._shards)
+
+    def often(self, every: float) -> Iterator[Status]:
+        """The status every so many seconds; less often where it takes long to read."""
+        while True:
+            started = time.monotonic()
+            yield self.read()
+            took = time.monotonic() - started
+            time.sleep(max(every - took, took * (1 / _BUSY_SHARE - 1), 0.0))
+
+    def _known(self, config: PipelineConfig) -> KnownRuns:
+        if self._instance is None:
+            return NOTHING_KNOWN
+        from caption_assets.dagster_runs import known_runs
+
+        try:
+            return known_runs(self._instance, config)
+        except Exception as error:  # a database that is away says nothing about the lake
+            print(f"warning: Dagster's instance cannot be asked: {error}", file=sys.stderr)
+            return NOTHING_KNOWN
 
 
-def state_of(entry: dict[str, Any]) -> str:
-    """A shard and perspective in one word or two."""
-    if entry["media"] + entry["media_failures"] < entry["planned"]:
-        return "no media yet" if not entry["media"] else "media incomplete"
-    if entry["missing"] == entry["pictures"] and entry["pictures"]:
-        return "pending"
-    if entry["missing"]:
-        return "incomplete"
-    if entry["stale"]:
-        return "stale"
-    return "done with errors" if entry["failed"] or entry["media_failures"] else "done"
+def _instance() -> dg.DagsterInstance | None:
+    """The instance that DAGSTER_HOME names, if it does."""
+    if not os.environ.get("DAGSTER_HOME"):
+        return None
+    import dagster as dg
+
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    with suppress(Exception):  # a folder that is not there, a database that is away
+        return dg.DagsterInstance.get()
+    print("warning: DAGSTER_HOME names no usable instance, so runs that wait are not seen", file=sys.stderr)
+    return None

@@ -20,11 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from caption_assets.captioning.catalog import open_views
-from caption_assets.commands.status import read_status, state_of
 from caption_assets.config import CONFIG_VARIABLE, ConfigError, PipelineConfig, load_config
 from caption_assets.demo.scenes import write_scenes
 from caption_assets.lake.store import Lake
 from caption_assets.sources.planner import open_source, planned_shards, read_plan
+from caption_assets.status.reading import read_status
 
 DATASET = "demo"
 SCENES = 60
@@ -83,7 +83,7 @@ def is_finished(config: PipelineConfig) -> bool:
     planned = {(item.uri, item.etag) for shard in planned_shards(lake, DATASET) for item in read_plan(lake, shard)}
     if not planned or any((item.uri, item.etag) not in planned for item in open_source(config, DATASET).scan()):
         return False
-    return all(state_of(entry) in {"done", "done with errors"} for entry in read_status(config))
+    return read_status(config).complete
 
 
 def run_jobs(config: PipelineConfig, home: Path) -> None:

@@ -39,6 +39,8 @@ class LazyEngine:
     """What all its loads have taken."""
     restarts = 0
     """How often it died and was loaded again."""
+    loaded: Callable[[], None] = staticmethod(lambda: None)
+    """Called when it is there, and `max_in_flight` its own."""
 
     def __init__(self, config: PipelineConfig, name: str, open_: OpenEngine, tell: Callable[[str], None]) -> None:
         self._config, self._name, self._open, self._tell = config, name, open_, tell
@@ -95,6 +97,7 @@ class LazyEngine:
         self.max_in_flight = engine.max_in_flight
         self.load_seconds += time.monotonic() - started
         self._engine = engine
+        self.loaded()
         self._tell(f"{self._label} loaded in {engine.load_seconds:.1f} s")
         if self._loading.waited:
             raise DeviceWaited

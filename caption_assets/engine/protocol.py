@@ -28,6 +28,8 @@ class EngineRequest:
     repetition_penalty: float = 1.0
     image_file: bytes | None = None
     """The picture as it is stored, instead of `image`, for engines that only pass it on."""
+    priority: int = 0
+    """Of waiting requests, those with the lowest go first where the engine sees to it."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ _COMMON: dict[str, Any] = {
     "limit_mm_per_prompt": {"image": 1},
     "generation_config": "vllm",  # sampling comes from the perspective alone
     "enable_prefix_caching": True,
+    "scheduling_policy": "priority",
     "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     "disable_log_stats": True,
 }

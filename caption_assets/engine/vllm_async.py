@@ -52,7 +52,7 @@ class AsyncEngine:
             _, (prompt,) = await self._engine.renderer.render_chat_async([rendering.messages(request)], self._params)
             params = rendering.sampling_params(request)
             final: Any = None
-            async for output in self._engine.generate(prompt, params, request.request_id):
+            async for output in self._engine.generate(prompt, params, request.request_id, priority=request.priority):
                 final = output
         except self._dead as error:
             raise EngineFailure("engine", f"the engine died: {error}", retryable=True, fatal=True, died=True) from error

@@ -30,9 +30,10 @@ class _Pending:
     future: asyncio.Future[EngineReply]
 
     def resolve(self, outcome: EngineReply | EngineFailure) -> None:
-        self.loop.call_soon_threadsafe(self._set, outcome)
+        self.loop.call_soon_threadsafe(self.set, outcome)
 
-    def _set(self, outcome: EngineReply | EngineFailure) -> None:
+    def set(self, outcome: EngineReply | EngineFailure) -> None:
+        """Hand over the outcome; in the event loop's thread."""
         if self.future.done():
             return
         if isinstance(outcome, EngineFailure):
@@ -109,15 +110,22 @@ class InProcessEngine:
         self._ready.put(None)
         try:
             while self._admit(engine, params):
-                for output in engine.step():
-                    if output.finished and (pending := self._running.pop(output.request_id, None)):
-                        pending.resolve(_outcome(output))
+                self._finish([output for output in engine.step() if output.finished])
         except Exception as error:  # the engine is beyond repair: tell everybody who waits
             message = f"the engine died: {type(error).__name__}: {error}"
             self._fail(EngineFailure("engine", message, retryable=True, fatal=True, died=True))
         finally:
             self._fail(EngineFailure("engine", "the engine was closed", retryable=True, fatal=True))
             engine.engine_core.shutdown()
+
+    def _finish(self, outputs: list[Any]) -> None:
+        """Hand over the outcomes of a step: each loop is woken once, for waking costs as much as an outcome."""
+        outcomes: dict[asyncio.AbstractEventLoop, list[tuple[_Pending, EngineReply | EngineFailure]]] = {}
+        for output in outputs:
+            if pending := self._running.pop(output.request_id, None):
+                outcomes.setdefault(pending.loop, []).append((pending, _outcome(output)))
+        for loop, mine in outcomes.items():
+            loop.call_soon_threadsafe(_set_all, mine)
 
     def _admit(self, engine: Any, params: Any) -> bool:
         """Hand waiting requests to the engine; wait for one where it has nothing to do. False: close."""
@@ -132,10 +140,13 @@ class InProcessEngine:
                 if self._running.pop(entry, None):
                     engine.abort_request([entry])
                 continue
+            if entry.future.cancelled():
+                continue  # nobody waits for it: a run that is cancelled is not to wait for its picture to be prepared
             try:
                 _, (prompt,) = engine.renderer.render_chat([rendering.messages(entry.request)], params)
                 self._running[entry.request.request_id] = entry
-                engine.add_request(entry.request.request_id, prompt, rendering.sampling_params(entry.request))
+                sampling = rendering.sampling_params(entry.request)
+                engine.add_request(entry.request.request_id, prompt, sampling, priority=entry.request.priority)
             except Exception as error:  # whatever a request makes vLLM raise here is the request's fault alone
                 self._running.pop(entry.request.request_id, None)
                 entry.resolve(rejection(error))
@@ -154,6 +165,11 @@ class InProcessEngine:
         for pending in waiting:
             if not pending.loop.is_closed():
                 pending.resolve(failure)
+
+
+def _set_all(outcomes: list[tuple[_Pending, EngineReply | EngineFailure]]) -> None:
+    for pending, outcome in outcomes:
+        pending.set(outcome)
 
 
 def _outcome(output: Any) -> EngineReply | EngineFailure:

@@ -16,6 +16,7 @@ from caption_assets.config import PipelineConfig
 from caption_assets.events.event import Event
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake
 from caption_assets.sources.planner import planned_shards
 
@@ -32,7 +33,7 @@ def completion(config: PipelineConfig, lake: Lake, dataset: str, at: datetime) -
     """The event of a dataset that is complete now; None while anything is missing.
 
     Its identity is what is complete: the shards planned, and the form of each perspective. So it is told again when a
-    new shard, or a changed perspective, is done as well.
+    new shard, or a changed perspective, is done as well, and not when shards are merged.
     """
     shards, bound = planned_shards(lake, dataset), bind_perspectives(config)
     if not shards or _surely_open(lake, dataset, shards, bound):
@@ -43,10 +44,11 @@ def completion(config: PipelineConfig, lake: Lake, dataset: str, at: datetime) -
         if row["open"] or views.execute(_OPEN, [dataset]).fetchone() != (0,):
             return None
         failed = dict(views.execute(_FAILED, [dataset]).fetchall())
+    planned = read_ledger(lake, dataset).as_planned(shards)
     identity = [
         dataset,
-        shards[-1].key,
-        str(len(shards)),
+        planned[-1].key,
+        str(len(planned)),
         *(f"{each.name}={each.fingerprint}" for each in bound.values()),
     ]
     return Event.of("dataset.completed", identity, at, [dataset], _data(lake, dataset, row, bound, failed))

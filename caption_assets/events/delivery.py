@@ -17,7 +17,7 @@ import fsspec.asyn
 from aiohttp.abc import AbstractResolver
 
 from caption_assets.config import ConfigError, PipelineConfig
-from caption_assets.config_callbacks import Callback
+from caption_assets.config_callbacks import ON_REQUEST, Callback
 from caption_assets.events.event import Event
 from caption_assets.events.outbox import Batch, Clock, Outbox
 from caption_assets.events.progress import HORIZON, Retry, load_progress, receiver_of
@@ -54,7 +54,6 @@ def deliver(
     for each in couriers:
         each.take(batches, outbox.number)
     asyncio.run_coroutine_threadsafe(_serve(couriers, budget_seconds, resolver), fsspec.asyn.get_loop()).result()
-    outbox.prune(min(each.progress.position for each in couriers))
     return [each.summary() for each in couriers]
 
 
@@ -202,6 +201,6 @@ class _Courier:
 
 
 def _wanted(callback: Callback, event: Event) -> bool:
-    if callback.events and event.type not in callback.events:
+    if event.type not in callback.events if callback.events else event.type in ON_REQUEST:
         return False
     return not callback.datasets or bool(set(callback.datasets).intersection(event.datasets))

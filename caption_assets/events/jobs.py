@@ -1,4 +1,4 @@
-"""Events of jobs: how a run of Dagster's ended."""
+"""Events of jobs: that a run of Dagster's was created, has started, and how it ended."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from caption_assets.config_callbacks import EventType
 from caption_assets.events.event import Event, timestamp
 from caption_assets.lake.layout import Shard
 
+BEGINNINGS: frozenset[EventType] = frozenset({"job.created", "job.started"})
 _LONGEST_ERROR = 500
 
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """A run that has ended."""
+    """A run that has ended, or that was created or has started."""
 
     run_id: str
     job: str
@@ -24,7 +25,13 @@ class JobOutcome:
     """Shards or datasets, in Dagster's order."""
     started_at: datetime | None
     ended_at: datetime
+    """When it happened."""
     error: str | None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the run is over."""
+        return self.outcome not in BEGINNINGS
 
     @property
     def key(self) -> str:
@@ -53,7 +60,7 @@ class JobOutcome:
                     "last": self.partitions[-1] if self.partitions else None,
                 },
                 "started_at": timestamp(self.started_at) if self.started_at else None,
-                "ended_at": timestamp(self.ended_at),
+                "ended_at": timestamp(self.ended_at) if self.is_end else None,
                 "error": first_line[:_LONGEST_ERROR] if first_line else None,
             },
         )

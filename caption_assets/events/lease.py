@@ -16,36 +16,36 @@ LEASE = timedelta(seconds=90)
 
 
 @contextmanager
-def lease(lake: Lake, clock: Callable[[], datetime]) -> Iterator[datetime | None]:
+def lease(lake: Lake, clock: Callable[[], datetime], folder: str = layout.LEASES) -> Iterator[datetime | None]:
     """Be the only one who delivers; gives None, or until when somebody else is.
 
     A lease is a file under the next number, created once the last one has expired. So a process that was killed holds
     others up for a while and no longer. Were two to deliver after all, for their clocks differ, receivers would get
-    events twice, and no event would be lost.
+    events twice, and no event would be lost. Each `folder` is another lease.
     """
-    last = max(_numbers(lake), default=0)
-    until, now = _until(lake, last), clock()
+    last = max(_numbers(lake, folder), default=0)
+    until, now = _until(lake, folder, last), clock()
     if until is not None and until > now:
         yield until
         return
     mine = last + 1
-    if not lake.create(layout.lease_file(mine), _content(now + LEASE)) or max(_numbers(lake)) > mine:
+    if not lake.create(layout.lease_file(folder, mine), _content(now + LEASE)) or max(_numbers(lake, folder)) > mine:
         yield now + LEASE  # somebody was faster
         return
     try:
-        lake.remove(layout.lease_file(last))
+        lake.remove(layout.lease_file(folder, last))
         yield None
     finally:
-        lake.write(layout.lease_file(mine), _content(clock()))
+        lake.write(layout.lease_file(folder, mine), _content(clock()))
 
 
-def _numbers(lake: Lake) -> list[int]:
-    return [int(stem) for name in lake.list(layout.LEASES) if (stem := name.removesuffix(".json")).isdigit()]
+def _numbers(lake: Lake, folder: str) -> list[int]:
+    return [int(stem) for name in lake.list(folder) if (stem := name.removesuffix(".json")).isdigit()]
 
 
-def _until(lake: Lake, number: int) -> datetime | None:
+def _until(lake: Lake, folder: str, number: int) -> datetime | None:
     try:
-        return datetime.fromisoformat(json.loads(lake.read(layout.lease_file(number)))["expires_at"])
+        return datetime.fromisoformat(json.loads(lake.read(layout.lease_file(folder, number)))["expires_at"])
     except FileNotFoundError:  # there was none, or its successor has just removed it
         return None
 

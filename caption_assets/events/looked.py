@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,12 @@ class Looked:
     """Datasets of which something was done since somebody last asked whether they are complete."""
     completed: Mapping[str, str]
     """By dataset, the id of the last `dataset.completed`."""
+    perspectives: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints by perspective, as last told."""
+    metrics_since: datetime | None = None
+    """The last `system.metrics`; None: there was none."""
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """What runs did since then."""
 
     @classmethod
     def nothing(cls, now: datetime) -> Looked:
@@ -71,6 +77,9 @@ class Looked:
             "seen": {day: sorted(names) for day, names in sorted(self.seen.items())},
             "unsure": sorted(self.unsure),
             "completed": dict(self.completed),
+            "perspectives": dict(self.perspectives),
+            "metrics_since": timestamp(self.metrics_since) if self.metrics_since else None,
+            "totals": dict(self.totals),
         }
 
     @classmethod
@@ -83,6 +92,9 @@ class Looked:
             {day: frozenset(names) for day, names in document["seen"].items()},
             frozenset(document["unsure"]),
             document["completed"],
+            document.get("perspectives", {}),  # files of earlier releases do not tell
+            datetime.fromisoformat(document["metrics_since"]) if document.get("metrics_since") else None,
+            document.get("totals", {}),
         )
 
 

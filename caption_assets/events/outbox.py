@@ -20,8 +20,9 @@ import pyarrow as pa
 from caption_assets.config import PipelineConfig
 from caption_assets.events.completion import completion
 from caption_assets.events.event import Event, timestamp
-from caption_assets.events.jobs import JobOutcome
+from caption_assets.events.jobs import BEGINNINGS, JobOutcome
 from caption_assets.events.looked import LOOK_BACK, Looked, day_of
+from caption_assets.events.news import find_news, totals_with
 from caption_assets.events.shards import shard_event
 from caption_assets.lake import layout
 from caption_assets.lake.store import Lake
@@ -74,11 +75,21 @@ class Outbox:
         """Look for what is new, and put its events into the outbox; returns how many there were.
 
         Args:
-            outcomes: the runs that ended, all those that changed since `looked.jobs_since`. They are to be read before
-                this is called: then the files of their shards are there to be found, and come first.
+            outcomes: the runs that ended (and what else is asked of jobs), all that changed since `looked.jobs_since`.
+                They are to be read before this is called: then the files of their shards are there to be found, and
+                come first.
         """
         found = self._collect_shards_and_jobs(outcomes)
-        return found + sum(self._complete(config, dataset) for dataset in sorted(self._looked.unsure))
+        found += sum(self._complete(config, dataset) for dataset in sorted(self._looked.unsure))
+        events, looked = find_news(config, self._lake, self._looked, self._number, self._clock())
+        return found + (self._append(events, looked) if events else 0)
+
+    def add(self, events: Sequence[Event]) -> bool:
+        """Put events into the outbox that this look did not find; False when the first look is still to come."""
+        while self._number:
+            if self._append(events, self._looked):
+                return True
+        return False
 
     def prune(self, before: int) -> None:
         """Delete the files under a number; the last one stays, for it says what has been looked at."""
@@ -107,7 +118,8 @@ class Outbox:
             looked,
             seen=looked.with_seen(seen, now),
             jobs_until=max([looked.jobs_until, *(min(each.ended_at, now) for each in jobs)]),
-            unsure=looked.unsure.union(*(event.datasets for event in events)),
+            unsure=looked.unsure.union(*(event.datasets for event in events if event.type not in BEGINNINGS)),
+            totals=totals_with(looked.totals, shards),
         )
         return self._append(events, after)
 
@@ -182,10 +194,13 @@ def _numbers(lake: Lake) -> list[int]:
 
 
 def _after_its_shards(outcome: JobOutcome, shards: Sequence[Event]) -> Event:
+    if not outcome.is_end:
+        return outcome.event(outcome.ended_at)
     own = (event.occurred_at for event in shards if event.data["run_id"] == outcome.run_id)
     return outcome.event(max([outcome.ended_at, *own]))
 
 
-def _order(event: Event) -> tuple[datetime, bool, str]:
-    """By time; a job after its shards."""
-    return event.occurred_at, event.type.startswith("job."), event.id
+def _order(event: Event) -> tuple[datetime, int, str, str]:
+    """By time; a job begins before its shards, and ends after them."""
+    place = -1 if event.type in BEGINNINGS else int(event.type.startswith("job."))
+    return event.occurred_at, place, event.type, event.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,6 +57,8 @@ class Progress:
     gone_at: datetime | None = None
     delivered: int = 0
     given_up: int = 0
+    since: datetime | None = None
+    """When it became one."""
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Progress:
@@ -71,6 +73,7 @@ class Progress:
             datetime.fromisoformat(document["gone_at"]) if document["gone_at"] else None,
             document["delivered"],
             document["given_up"],
+            datetime.fromisoformat(document["since"]) if document.get("since") else None,
         )
 
     def document(self) -> dict[str, Any]:
@@ -85,6 +88,7 @@ class Progress:
             "gone_at": timestamp(self.gone_at) if self.gone_at else None,
             "delivered": self.delivered,
             "given_up": self.given_up,
+            "since": timestamp(self.since) if self.since else None,
         }
 
     def save(self, lake: Lake, receiver: str) -> None:
@@ -92,12 +96,18 @@ class Progress:
         lake.write(layout.receiver_file(receiver), json.dumps(self.document(), indent=1).encode())
 
 
-def enroll(lake: Lake, callbacks: Sequence[Callback], next_file: int) -> None:
+def enroll(lake: Lake, receivers: Iterable[str], next_file: int, now: datetime) -> None:
     """Remember receivers that are new: they get what comes from the outbox's next file on."""
-    for callback in callbacks:
-        path = layout.receiver_file(receiver_of(callback))
+    for receiver in receivers:
+        path = layout.receiver_file(receiver)
         if not lake.exists(path):
-            lake.create(path, json.dumps(Progress(next_file).document(), indent=1).encode())
+            lake.create(path, json.dumps(Progress(next_file, since=now).document(), indent=1).encode())
+
+
+def needed_from(lake: Lake, receivers: Iterable[str], number: int) -> int:
+    """The first file of the outbox that a receiver lacks; `number`: that of the last file."""
+    enrolled = [each for each in receivers if lake.exists(layout.receiver_file(each))]
+    return min((load_progress(lake, each).position for each in enrolled), default=number + 1)
 
 
 def load_progress(lake: Lake, receiver: str) -> Progress:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from aiohttp.abc import AbstractResolver
 
 from caption_assets.config import PipelineConfig
+from caption_assets.events.channels import channels
 from caption_assets.events.delivery import BUDGET_SECONDS, deliver
 from caption_assets.events.jobs import JobOutcome
 from caption_assets.events.lease import lease
 from caption_assets.events.looked import Looked
 from caption_assets.events.outbox import Clock, Outbox
-from caption_assets.events.progress import enroll
+from caption_assets.events.progress import enroll, needed_from, receiver_of
 from caption_assets.lake.store import Lake
 
 
@@ -41,7 +42,9 @@ def tell_outcomes(
         if others_until:
             return [f"another process delivers, until {others_until:%H:%M:%S} UTC at most"]
         outbox = Outbox(lake, clock, warn)
-        enroll(lake, config.callbacks, outbox.number + 1)  # before there is anything that a new one could miss
+        receivers = [receiver_of(each) for each in config.callbacks]
+        enroll(lake, receivers, outbox.number + 1, clock())  # before there is anything that a new one could miss
         found = outbox.collect(config, find_jobs(outbox.looked))
         told = deliver(config, lake, outbox, clock, budget_seconds=budget_seconds, resolver=resolver)
+        outbox.prune(needed_from(lake, [*receivers, *channels(config)], outbox.number))
         return [f"{found} new events", *told]

@@ -15,6 +15,7 @@ from pathlib import Path
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.exports.samples import Sample, read_samples
 from caption_assets.lake import layout
+from caption_assets.lake.departures import hidden
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.segment import SegmentWriter
@@ -40,15 +41,26 @@ class Format:
 
 
 def export_dataset(
-    lake: Lake, dataset: str, shards: Sequence[Shard], bound: Mapping[str, BoundPerspective], format_: Format
+    lake: Lake,
+    dataset: str,
+    shards: Sequence[Shard],
+    bound: Mapping[str, BoundPerspective],
+    format_: Format,
+    *,
+    retain: bool = False,
 ) -> Exported:
-    """Export all shards of a dataset; files of shards that are gone are removed."""
+    """Export all shards of a dataset; files of shards that are gone are removed.
+
+    Args:
+        retain: whether pictures that are gone from their source are exported, too.
+    """
+    away = hidden(lake, dataset, retain=retain)
     folder = layout.export_folder(format_.name, dataset)
     files: list[str] = []
     samples = 0
     for shard in shards:
         name = f"{shard.key}{format_.suffix}"
-        found = read_samples(lake, shard, bound)
+        found = read_samples(lake, shard, bound, away)
         first = next(found, None)
         if first is None:
             continue  # an empty TAR or JSONL file stops some readers

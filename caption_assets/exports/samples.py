@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from caption_assets.captioning import rows
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.shard import read_index
+from caption_assets.media.stored import key_of, read_index
 from caption_assets.perspectives import from_arrow_value
 
 
@@ -37,13 +37,22 @@ class Sample:
         }
 
 
-def read_samples(lake: Lake, shard: Shard, bound: Mapping[str, BoundPerspective]) -> Iterator[Sample]:
-    """The distinct pictures of a shard that have at least one caption, in the plan's order."""
+def read_samples(
+    lake: Lake,
+    shard: Shard,
+    bound: Mapping[str, BoundPerspective],
+    away: Collection[tuple[str, str]] = frozenset(),
+) -> Iterator[Sample]:
+    """The distinct pictures of a shard that have at least one caption, in the plan's order.
+
+    Args:
+        away: (uri, etag) of items that are gone from their source, and left out.
+    """
     stored = {name: rows.read_rows(lake, each, shard, ["output"]) for name, each in bound.items()}
     seen: set[str] = set()
     for media in read_index(lake, shard):
         media_id = media["media_id"]
-        if media_id in seen:
+        if media_id in seen or key_of(media) in away:
             continue
         seen.add(media_id)
         captions = {

@@ -2,6 +2,7 @@
 
 Every table's glob also matches a zero-row file, so that no view fails on an empty lake. `captions_<perspective>` shows,
 per picture, the row of the current form, or the latest earlier one (`is_current` false) until the current one is there.
+What a perspective said that is not enabled any more stays: in its own view, and in `captions` with `enabled` false.
 `regions_<perspective>` shows the same a row a region, where a perspective is on regions.
 A picture that stands in several shards has rows in each: `rows.<perspective>` and `caption_rows` show one per picture
 and shard, which is what `stale` and `shards` go by, as the runs do.
@@ -12,8 +13,9 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
+from caption_assets.lake.heartbeats import Beat, read_beats
+from caption_assets.lake.hidden import create_hidden
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake, table_bytes
 
 _MAX_SPILL = "16GB"
@@ -56,7 +61,12 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
         "runs/_/empty.parquet": tables.RUNS,
         layout.NO_NEAR_DUPLICATES: tables.NEAR_DUPLICATES,
         f"{layout.TOMBSTONES}/empty.parquet": tables.TOMBSTONES,
+        f"{layout.DEPARTURES}/{layout.EMPTY}": tables.DEPARTURES,
+        f"{layout.MERGES}/{layout.EMPTY}": tables.MERGES,
+        f"{layout.RECONCILIATIONS}/_/empty.parquet": tables.RECONCILIATIONS,
     }
+    if not lake.exists(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}"):
+        lake.write(f"{layout.RUNNING}/{layout.NO_HEARTBEAT}", b"")
     for name, each in wanted.items():
         folder = layout.fingerprint_folder(name, each.fingerprint)
         empty[f"{folder}/dataset=_/shard=_/empty.parquet"] = tables.captions_schema(each.output)
@@ -66,42 +76,62 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
 
 
 @_while_sealed
-def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
-    """Build `catalog.duckdb` beside and put it in place, atomically."""
+def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str] = ()) -> None:
+    """Build `catalog.duckdb` beside and put it in place, atomically. `retained`: as `create_views` has it."""
     ensure_tables(lake, wanted)
     with tempfile.TemporaryDirectory(prefix="caption-assets-") as folder:
         built = Path(folder) / layout.CATALOG
         with duckdb.connect(str(built)) as connection:
             if not lake.local:
                 connection.register_filesystem(lake.fs)
-            create_views(connection, lake, wanted)
+            create_views(connection, lake, wanted, retained=retained)
         lake.write(layout.CATALOG, built.read_bytes())
 
 
 @_while_sealed
-def connect(lake: Lake, wanted: Mapping[str, Wanted]) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the views over the lake as it is now."""
+def connect(
+    lake: Lake,
+    wanted: Mapping[str, Wanted],
+    known: KnownRuns = NOTHING_KNOWN,
+    retained: Collection[str] = (),
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views over the lake as it is now. `known`, `retained`: as for `create_views`."""
     ensure_tables(lake, wanted)
     spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
     connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    create_views(connection, lake, wanted)
+    create_views(connection, lake, wanted, read_beats(lake), known, retained)
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapping[str, Wanted]) -> None:
-    """Create the manifest and all views in an empty database. There is at least one perspective."""
+def create_views(
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    wanted: Mapping[str, Wanted],
+    beats: Sequence[Beat] | None = None,
+    known: KnownRuns = NOTHING_KNOWN,
+    retained: Collection[str] = (),
+) -> None:
+    """Create the manifest and all views in an empty database.
+
+    Args:
+        wanted: at least one perspective.
+        known: what Dagster knows of runs.
+        retained: datasets whose views keep what their source no longer has.
+    """
     current = read_current(lake)
     names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
     forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
     _create_manifest(connection, wanted, current, forms)
-    connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')}")
+    connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')} UNION ALL BY NAME {_RUNS_SINCE}")
+    connection.execute(f"CREATE VIEW reconciliations AS {_read(lake, f'{layout.RECONCILIATIONS}/*/*.parquet')}")
     connection.execute("CREATE SCHEMA rows")
+    create_hidden(connection, lake, retained, partial(_read, lake), partial(_location, lake))
     _create_media_view(connection, lake)
     for name, fingerprints in forms.items():
         _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
-    _create_unions(connection, list(forms))
+    _create_unions(connection, list(forms), wanted)
     for statement in _SUMMARIES:
         connection.execute(
             statement.format(
@@ -110,6 +140,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: Mapp
                 pairs=_read(lake, "duplicates/*.parquet"),
             )
         )
+    create_status_views(connection, _location(lake, f"{layout.RUNNING}/*.json"), beats, known)
 
 
 def _fingerprints(lake: Lake, name: str) -> list[str]:
@@ -142,13 +173,20 @@ def _create_manifest(
     forms: Mapping[str, list[str]],
 ) -> None:
     connection.execute(
-        "CREATE TABLE perspectives (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[])"
+        """CREATE TABLE perspectives
+        (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[], enabled BOOLEAN)"""
     )
     for name in sorted(set(wanted) | set(forms)):
         asked = wanted.get(name)
         connection.execute(
-            "INSERT INTO perspectives VALUES (?, ?, ?, ?)",
-            [name, asked.fingerprint if asked else None, current.get(name), list(asked.inputs) if asked else None],
+            "INSERT INTO perspectives VALUES (?, ?, ?, ?, ?)",
+            [
+                name,
+                asked.fingerprint if asked else None,
+                current.get(name),
+                list(asked.inputs) if asked else None,
+                asked is not None,
+            ],
         )
     connection.execute("CREATE TABLE changes (perspective VARCHAR, fingerprint VARCHAR, changes VARCHAR)")
     for name, asked in wanted.items():
@@ -157,6 +195,7 @@ def _create_manifest(
 
 
 _SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"
+_RUNS_SINCE = "SELECT CAST(NULL AS VARCHAR) AS cause WHERE false"
 """Columns that files of earlier releases lack."""
 _REGION = frozenset({"index", "box", "box_pixels"})
 _OF_THE_PICTURE = frozenset(
@@ -173,7 +212,8 @@ def _create_media_view(connection: duckdb.DuckDBPyConnection, lake: Lake) -> Non
     connection.execute(
         f"""CREATE VIEW media AS SELECT * FROM ({_read(lake, "media/*/*.parquet")})
         ANTI JOIN rows.deleted USING (media_id)
-        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)"""
+        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)
+        ANTI JOIN rows.away USING (dataset, uri, etag) ANTI JOIN rows.merged USING (shard)"""
     )
 
 
@@ -200,6 +240,7 @@ def _create_captions_view(
         f"""CREATE VIEW rows."{name}" AS
         SELECT *, fingerprint = '{shown}' AS is_current{flat}
         FROM ({" UNION ALL BY NAME ".join(selects)}) ANTI JOIN rows.deleted USING (media_id)
+        ANTI JOIN rows.departed USING (media_id, shard) ANTI JOIN rows.merged USING (shard)
         QUALIFY row_number() OVER (PARTITION BY media_id, shard ORDER BY is_current DESC, created_at DESC) = 1"""
     )
     connection.execute(  # what was paid for rather than its copies, so that `contributors` counts it
@@ -230,11 +271,12 @@ def _create_regions_view(connection: duckdb.DuckDBPyConnection, name: str, outpu
     )
 
 
-def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
+def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str], enabled: Collection[str]) -> None:
     """`captions` over all perspectives' views, and `caption_rows` over those of all shards, without the outputs."""
     columns = ", ".join(tables.META_COLUMNS)
     captions = [
-        f'SELECT {columns}, is_current, CAST(to_json(output) AS JSON) AS output FROM "captions_{name}"'
+        f"SELECT {columns}, is_current, {name in enabled} AS enabled, CAST(to_json(output) AS JSON) AS output "
+        f'FROM "captions_{name}"'
         for name in sorted(names)
     ]
     rows = [f'SELECT {columns}, is_current FROM rows."{name}"' for name in sorted(names)]
@@ -245,19 +287,26 @@ def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str]) -> N
 _SUMMARIES = (
     # Only failures that still stand: of the present form, of pictures without a caption.
     """CREATE VIEW failures AS
-    SELECT f.* FROM ({failures}) f
-    WHERE f.stage = 'media' OR EXISTS (
+    SELECT f.* FROM ({failures}) f ANTI JOIN rows.merged USING (shard)
+    WHERE f.stage = 'media' AND NOT EXISTS (
+        SELECT 1 FROM rows.away a WHERE a.dataset = f.dataset AND a.uri = f.uri AND a.etag = f.etag
+    ) OR EXISTS (
         SELECT 1 FROM perspectives p
         WHERE p.perspective = f.stage AND f.fingerprint = coalesce(p.fingerprint, p.current)
     ) AND NOT EXISTS (
         SELECT 1 FROM rows.deleted d WHERE d.media_id = f.media_id
+    ) AND NOT EXISTS (
+        SELECT 1 FROM rows.departed d WHERE d.media_id = f.media_id AND d.shard = f.shard
     ) AND NOT EXISTS (
         SELECT 1 FROM caption_rows c WHERE c.perspective = f.stage AND c.shard = f.shard AND c.media_id = f.media_id
         AND c.fingerprint = f.fingerprint
     )""",
     """CREATE VIEW shards AS
     WITH planned AS (
-        SELECT dataset, shard, count(*) AS planned, min(planned_at) AS planned_at FROM ({plans}) GROUP BY ALL
+        SELECT dataset, p.shard, count(*) FILTER (a.uri IS NULL) AS planned, count(a.uri) AS departed,
+               min(planned_at) AS planned_at
+        FROM ({plans} ANTI JOIN rows.merged USING (shard)) p LEFT JOIN rows.away a USING (dataset, uri, etag)
+        GROUP BY ALL
     ), stored AS (
         SELECT shard, count(*) AS media, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL
     ), failed AS (
@@ -269,7 +318,7 @@ _SUMMARIES = (
     )
     SELECT dataset, shard, planned, coalesce(media, 0) AS media, coalesce(pictures, 0) AS pictures,
            coalesce(media_failures, 0) AS media_failures, coalesce(captions, 0) AS captions,
-           coalesce(caption_failures, 0) AS caption_failures, planned_at
+           coalesce(caption_failures, 0) AS caption_failures, departed, planned_at
     FROM planned LEFT JOIN stored USING (shard) LEFT JOIN failed USING (shard) LEFT JOIN captioned USING (shard)
     ORDER BY dataset, shard""",
     """CREATE VIEW contributors AS

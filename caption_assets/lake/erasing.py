@@ -43,7 +43,7 @@ def count_rows(lake: Lake, media_ids: Collection[str]) -> int:
 def _holding(lake: Lake, shard: Shard | None, doomed: pa.Array) -> dict[str, int]:
     """The files with rows of these pictures, and how many."""
     for remaining in reversed(range(_TRIES)):
-        paths = _files(lake, shard)
+        paths = caption_files(lake, shard)
         try:
             found = lake.read_columns(paths, _MEDIA_ID, ["__filename"], pc.field("media_id").isin(doomed))
         except FileNotFoundError:  # sealed away while we looked
@@ -58,7 +58,7 @@ def _holding(lake: Lake, shard: Shard | None, doomed: pa.Array) -> dict[str, int
     raise AssertionError("unreachable")
 
 
-def _files(lake: Lake, shard: Shard | None) -> list[str]:
+def caption_files(lake: Lake, shard: Shard | None) -> list[str]:
     """The files of captions and of their failures: of one shard, or of all."""
     stages = [f"failures/{stage}" for stage in lake.list("failures") if stage != "stage=media"]
     if shard is None:

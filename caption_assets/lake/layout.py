@@ -9,11 +9,18 @@ EMPTY = "dataset=_/empty.parquet"
 CATALOG = "catalog.duckdb"
 CURRENT = "current.json"
 RUNS = "runs"
+RUNNING = "running"
+NO_HEARTBEAT = "empty.json"
 OUTBOX = "events/outbox"
 LEASES = "events/leases"
+KAFKA_LEASES = "events/kafka/leases"
+ALERTS = "events/alerts.json"
 NEAR_DUPLICATES = "duplicates/pairs.parquet"
 NO_NEAR_DUPLICATES = "duplicates/empty.parquet"
 TOMBSTONES = "tombstones"
+DEPARTURES = "departures"
+MERGES = "merges"
+RECONCILIATIONS = "reconciliations"
 
 _SHARD = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9._-]*)-(?P<number>\d{6,})")
 
@@ -48,6 +55,11 @@ def plan_folder(dataset: str) -> str:
 def plan_file(shard: Shard) -> str:
     """A shard's planned items."""
     return f"{plan_folder(shard.dataset)}/{shard.key}.parquet"
+
+
+def waiting_file(dataset: str) -> str:
+    """New items of a dataset that wait for others before they are planned."""
+    return f"arrivals/dataset={dataset}/waiting.parquet"
 
 
 def media_folder(dataset: str) -> str:
@@ -92,14 +104,44 @@ def form_file(perspective: str, fingerprint: str) -> str:
     return f"{forms_folder(perspective)}/{fingerprint}.json"
 
 
+def run_forms_file(run_id: str) -> str:
+    """The forms of perspectives that a run began with."""
+    return f"forms/runs/{run_id}.json"
+
+
 def failures_file(stage: str, shard: Shard) -> str:
     """A shard's failures of one stage: `media` or a perspective's name."""
     return f"failures/stage={stage}/dataset={shard.dataset}/{shard.key}.parquet"
 
 
+def departures_folder(dataset: str) -> str:
+    """Folder of the marks of a dataset's items that its source no longer has."""
+    return f"{DEPARTURES}/dataset={dataset}"
+
+
+def ledger_folder(dataset: str) -> str:
+    """Folder of the ledger of a dataset's merges."""
+    return f"{MERGES}/dataset={dataset}"
+
+
+def ledger_file(dataset: str, version: int) -> str:
+    """One version of it; the highest counts."""
+    return f"{ledger_folder(dataset)}/{version:09d}.parquet"
+
+
+def reconciliation_file(day: str, run_id: str, dataset: str) -> str:
+    """What one reconciliation of a dataset found. `day` is YYYY-MM-DD."""
+    return f"{RECONCILIATIONS}/{day}/{run_id}-{dataset}.parquet"
+
+
 def run_file(day: str, run_id: str, step: str) -> str:
     """What one step of one run did. `day` is YYYY-MM-DD."""
     return f"{RUNS}/{day}/{run_id}-{step}.parquet"
+
+
+def heartbeat_file(name: str) -> str:
+    """How far one worker is."""
+    return f"{RUNNING}/{name}.json"
 
 
 def export_folder(format_name: str, dataset: str) -> str:
@@ -112,9 +154,14 @@ def outbox_file(number: int) -> str:
     return f"{OUTBOX}/{number:012d}.json"
 
 
-def lease_file(number: int) -> str:
-    """The claim of whoever delivers events; the highest number counts."""
-    return f"{LEASES}/{number:012d}.json"
+def lease_file(folder: str, number: int) -> str:
+    """The claim of whoever delivers events; the highest number of a folder counts."""
+    return f"{folder}/{number:012d}.json"
+
+
+def published_file(shard: Shard) -> str:
+    """Which messages of a shard's pictures Kafka has: 8 bytes of each id."""
+    return f"events/kafka/published/dataset={shard.dataset}/{shard.key}.ids"
 
 
 def receiver_file(receiver: str) -> str:

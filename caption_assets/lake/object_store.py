@@ -20,7 +20,7 @@ _MARK = "claim"
 def open_store(url: str) -> tuple[Any, str]:
     """The filesystem of a URL, and the root's path in it."""
     fs, base = fsspec.core.url_to_fs(url)
-    if _is_s3(fs):
+    if is_s3(fs):
         from s3fs.core import set_custom_error_handler
 
         fs.retries = _TRIES
@@ -36,10 +36,10 @@ def claim(fs: Any, path: str, put: Callable[..., object]) -> bool:
     """
     mark = uuid.uuid4().hex
     try:
-        put(mode="create", **({"Metadata": {_MARK: mark}} if _is_s3(fs) else {}))
+        put(mode="create", **({"Metadata": {_MARK: mark}} if is_s3(fs) else {}))
     except OSError as error:
         refused = isinstance(error, FileExistsError) or _code(error.__cause__) in {"PreconditionFailed", "412"}
-        if _is_s3(fs) and _mark_of(fs, path) == mark:
+        if is_s3(fs) and _mark_of(fs, path) == mark:
             return True
         if refused:
             return False
@@ -54,7 +54,22 @@ def _mark_of(fs: Any, path: str) -> str | None:
         return None
 
 
-def _is_s3(fs: Any) -> bool:
+def list_objects_after(fs: Any, path: str, name: str) -> list[str]:
+    """Names of the objects in a folder of S3 that sort behind a name."""
+    bucket, _, prefix = path.partition("/")
+    prefix = f"{prefix.rstrip('/')}/"
+    where = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "StartAfter": f"{prefix}{name}"}
+    names: list[str] = []
+    while True:
+        page = fs.call_s3("list_objects_v2", **where)
+        names += [each["Key"].removeprefix(prefix) for each in page.get("Contents", ())]
+        if not page.get("IsTruncated"):
+            return names
+        where["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def is_s3(fs: Any) -> bool:
+    """Whether a filesystem is s3fs'."""
     return "s3" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 

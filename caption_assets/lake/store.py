@@ -24,7 +24,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from caption_assets.lake.object_store import claim, open_store
+from caption_assets.lake.object_store import claim, is_s3, list_objects_after, open_store
 
 _STRAY_AGE_SECONDS = 3600.0
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -79,11 +79,25 @@ class Lake:
         except FileNotFoundError:
             return None
 
+    def modified(self, relative: str) -> float | None:
+        """When the file was written, in seconds since 1970; None where there is none, or its store does not tell."""
+        self._forget_listing(relative)
+        try:
+            return float(self.fs.modified(self.path(relative)).timestamp())
+        except (FileNotFoundError, NotImplementedError):
+            return None
+
     def find(self, folder: str) -> list[str]:
         """All files under a folder, at any depth, as they are now: relative to the root, sorted."""
         base = self.path(folder).rstrip("/")
         self.fs.invalidate_cache(base)
         return sorted(name.removeprefix(self.path("")) for name in self.fs.find(base) if name.startswith(f"{base}/"))
+
+    def list_after(self, folder: str, name: str) -> list[str]:
+        """Names of the entries in a folder that sort behind a name; on S3 nothing else is listed."""
+        if name and is_s3(self.fs):
+            return list_objects_after(self.fs, self.path(folder), name)
+        return [each for each in self.list(folder) if each > name]
 
     def list(self, folder: str) -> list[str]:
         """Names of the entries in a folder, sorted; empty where there is no such folder."""
@@ -95,6 +109,26 @@ class Lake:
             return []
         # an object store may list a folder's own marker
         return sorted({name.rsplit("/", 1)[-1] for name in entries if name != base})
+
+    def stamp(self, relative: str) -> str | None:
+        """What tells a file from another one that stands in its place later; None where there is none."""
+        self._forget_listing(relative)
+        try:
+            info = self.fs.info(self.path(relative))
+        except FileNotFoundError:
+            return None
+        told = info.get("ETag") or info.get("etag") or (info.get("mtime") or info.get("created"), info.get("ino"))
+        return f"{info['size']} {told}"
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Lengths in bytes of the files in a folder, by name; empty where there is no such folder."""
+        base = self.path(folder).rstrip("/")
+        self.fs.invalidate_cache(base)
+        try:
+            entries = self.fs.ls(base, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {each["name"].rsplit("/", 1)[-1]: int(each["size"] or 0) for each in entries if each["type"] == "file"}
 
     def read(self, relative: str) -> bytes:
         """The whole file, as it is now. Raises FileNotFoundError."""
@@ -222,6 +256,12 @@ class Lake:
                 shutil.rmtree(self.path(folder))
             else:
                 self.fs.rm(self.path(folder), recursive=True)
+
+    def remove_empty_folder(self, folder: str) -> None:
+        """Delete a folder on a disk if nothing is in it; an object store has none."""
+        if self.local:
+            with suppress(OSError):
+                Path(self.path(folder)).rmdir()
 
     def _scratch(self) -> Path:
         if self.local:

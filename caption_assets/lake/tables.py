@@ -114,6 +114,8 @@ FAILURES = pa.schema(
         ("attempts", pa.int32()),
         ("retryable", pa.bool_()),
         ("partial", pa.string()),  # JSON: what is done of a picture whose regions are looked at one by one
+        ("input_digest", pa.string()),  # as of a caption: the attempts are for a prompt that reads this
+        ("source_digest", pa.string()),
         ("run_id", pa.string()),
         ("created_at", TIMESTAMP),
     ]
@@ -139,6 +141,7 @@ RUNS = pa.schema(
         ("seconds", pa.float64()),
         ("cost", pa.float64()),  # in the currency of the engine's prices; null where it has none
         ("contributor", pa.string()),
+        ("cause", pa.string()),  # what launched it: arrival, repair, recaptioning; null: a person
         ("started_at", TIMESTAMP),
         ("ended_at", TIMESTAMP),
     ]
@@ -152,6 +155,47 @@ TOMBSTONES = pa.schema(
         ("reason", pa.string()),
         ("contributor", pa.string()),
         ("created_at", TIMESTAMP),
+    ]
+)
+
+DEPARTURES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("shard", pa.string()),  # that the item was planned in
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("gone", pa.bool_()),  # false: it is back; the latest row of an item holds
+        ("run_id", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
+MERGES = pa.schema(
+    [
+        ("version", pa.int64()),  # of the dataset's ledger: the highest counts
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("successor", pa.string()),  # the shard that holds its items once the merge is done
+        ("merged", pa.bool_()),  # whether the shard was itself made by a merge
+        ("merge_id", pa.string()),
+        ("state", pa.string()),  # pending, done, void
+        ("run_id", pa.string()),
+        ("created_at", TIMESTAMP),
+    ]
+)
+
+RECONCILIATIONS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("dataset", pa.string()),
+        ("scanned", pa.int64()),  # items that the source has; null where it could not be read
+        ("shards", pa.int64()),
+        ("found", pa.string()),  # JSON object: kind → number
+        ("repaired", pa.string()),  # JSON object: kind → number
+        ("examples", pa.string()),  # JSON object: kind → the first few
+        ("problem", pa.string()),  # why source and plan were not compared, or nothing was marked
+        ("started_at", TIMESTAMP),
+        ("ended_at", TIMESTAMP),
     ]
 )
 

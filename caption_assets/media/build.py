@@ -23,7 +23,7 @@ from caption_assets.media.normalise import normalisation_id, normalise
 from caption_assets.media.progress import ProgressMeter
 from caption_assets.media.segment import SegmentWriter
 from caption_assets.media.stored import Row, damage, failure_row, read_original, read_picture
-from caption_assets.sources.base import FetchError, HasManners, Item, Source, StartsFetches
+from caption_assets.sources.base import FetchError, Fetching, HasManners, Item, Source, StartsFetches
 
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -46,9 +46,10 @@ class _Ready:
 
 def failure_fingerprint(media: Media, source: Source, kind: str) -> str:
     """Names the settings on which a failure of a kind depends: the normalisation's, the limits, what is allowed."""
+    memory = f"-d{media.max_decode_mb:g}" if kind == "too_large" else ""
     partial = "-partial" if kind == "truncated" and media.allow_truncated else ""
     manners = f"-w{source.manners}" if kind == "opted_out" and isinstance(source, HasManners) else ""
-    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{partial}{manners}"
+    return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{memory}{partial}{manners}"
 
 
 class ShardBuild:
@@ -79,7 +80,8 @@ class ShardBuild:
         self._made: dict[tuple[str, str], _Ready | Row] = {}
         self._created_at = tables.now()
         self._generation = 0
-        self._memory, self._files = MemoryGate(), MemoryGate(_FILE_BYTES)
+        self._decode_bytes = int(media.max_decode_mb * 1e6)
+        self._memory, self._files = MemoryGate(self._decode_bytes), MemoryGate(_FILE_BYTES)
 
     def any_succeeds(self, pending: Sequence[Item], meter: ProgressMeter) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""
@@ -187,14 +189,25 @@ class ShardBuild:
 
     def _make(self, item: Item, fetched: Future[bytes] | None = None) -> _Ready | Row:
         """Fetch, decode and normalise an item: a picture, or a failure row."""
-        with self._files.hold(item.size):
+        size = fetched.size() if isinstance(fetched, Fetching) else item.size
+        if refusal := self._refused(size):
+            return self._failure(item, refusal)
+        with self._files.hold(size):
             return self._outcome(item, fetched)
+
+    def _refused(self, size: int) -> DecodeError | None:
+        """Why a file of this size is not even read into memory, if it is not."""
+        for name in ("max_file_mb", "max_decode_mb"):
+            most: float = getattr(self._media, name)
+            if size > most * 1e6:
+                return DecodeError(
+                    "too_large", f"{size} bytes are more than media.{name} ({most:g}) megabytes; raise it"
+                )
+        return None
 
     def _outcome(self, item: Item, fetched: Future[bytes] | None) -> _Ready | Row:
         media = self._media
         try:
-            if item.size > media.max_file_mb * 1e6:
-                raise DecodeError("too_large", f"{item.size} bytes are more than {media.max_file_mb:g} megabytes")
             original = fetched.result() if fetched else self._source.fetch(item.uri, item.etag)
             media_id = hashlib.sha256(original).hexdigest()
             if media_id in self._deleted:
@@ -206,6 +219,7 @@ class ShardBuild:
                 gps=media.gps,
                 allow_truncated=media.allow_truncated,
                 memory=self._memory,
+                max_bytes=self._decode_bytes,
             )
             normalised = normalise(picture, media)
         except (FetchError, DecodeError) as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image, ImageCms
 
-_BAND_PIXELS = 1 << 20
 _SAME_COLOR = 3  # levels by which profiles that call themselves sRGB differ from each other
 _WHITE = (255, 255, 255)
 
@@ -72,19 +72,22 @@ def _apply(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Imag
         return None
 
 
-def value_range(image: Image.Image) -> tuple[float, float] | None:
+def value_range(mode: str, bands: Callable[[], Iterable[Image.Image]]) -> tuple[float, float] | None:
     """The values that become black and white, of an image deeper than eight bits; None for any other.
 
-    By the format where it says so, else by what is there, a band of rows at a time: NumPy copies what it sees.
+    By the format where it says so, else by what is there.
+
+    Args:
+        mode: the image's.
+        bands: its rows, a few at a time: NumPy copies what it sees.
     """
-    if image.mode.startswith("I;16"):
+    if mode.startswith("I;16"):
         return 0.0, 65535.0
-    if image.mode not in {"I", "F"}:
+    if mode not in {"I", "F"}:
         return None
     lows, highs = [], []
-    rows = max(1, _BAND_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):
-        values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+    for band in bands():
+        values = np.asarray(band)
         finite = values[np.isfinite(values)]
         if finite.size:
             lows.append(float(finite.min()))
@@ -93,7 +96,7 @@ def value_range(image: Image.Image) -> tuple[float, float] | None:
         return 0.0, 1.0
     low, high = min(lows), max(highs)
     if low >= 0:
-        for full in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
+        for full in (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0):
             if high <= full:
                 return 0.0, full
     return low, high if high > low else low + 1.0

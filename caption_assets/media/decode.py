@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -14,8 +13,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from caption_assets.lake.tables import MediaFailureKind
 from caption_assets.media import formats, jpeg
-from caption_assets.media.color import flatten, is_srgb, to_srgb
-from caption_assets.media.memory import MemoryGate
+from caption_assets.media.bands import Bands, bands_of
+from caption_assets.media.budget import JPEGS, decoder_bytes, whole_bytes
+from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
+from caption_assets.media.containers import is_cut
+from caption_assets.media.memory import DECODING_BYTES, MemoryGate, give_back, settle_malloc
 from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.pixels import (
     Pixels,
@@ -23,29 +25,20 @@ from caption_assets.media.pixels import (
     fit,
     join_bands,
     jpeg_pixels,
-    jpeg_scale,
     rgb_pixels,
 )
-from caption_assets.media.png import BandedPng
 from caption_assets.media.truncated import is_blank, start_grey, truncated_files
 
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
+settle_malloc()
 Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixels are allocated
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata is not worth a line each
 
-_JPEGS = frozenset({"JPEG", "MPO"})
 _LOSSLESS = frozenset({"PNG", "GIF", "BMP", "TIFF"})
 _COUNTED = frozenset({"GIF", "TIFF"})
 """Formats whose frames are counted by walking the file."""
-_PARTIAL = frozenset({*_JPEGS, "PNG", "GIF", "BMP", "TIFF"})
+_PARTIAL = frozenset({*JPEGS, "PNG", "GIF", "BMP", "TIFF"})
 """Formats of which a part can be decoded; of the others all is wanted."""
-_BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
-"""What a decoded image takes of memory, by mode; all other modes: four."""
-_TRANSCODED = {"WEBP": 8, "AVIF": 12, formats.HEIF: 10, formats.JXL: 10}
-"""Formats whose decoders hold the picture besides: bytes a pixel, all in all."""
-_WHOLE_PIXELS = 16_000_000
-"""A PNG of more than this is decoded in bands."""
-_BAND_BYTES = 40_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _MESSAGE_LENGTH = 300
 
@@ -91,6 +84,7 @@ def decode(
     gps: bool = False,
     allow_truncated: bool = False,
     memory: MemoryGate | None = None,
+    max_bytes: int = DECODING_BYTES,
 ) -> Picture:
     """Decode the bytes of a picture, and shrink it (never enlarge) to a pixel budget.
 
@@ -102,13 +96,14 @@ def decode(
         allow_truncated: whether a truncated file is a picture too, its missing part grey. Of WebP, AVIF, HEIC and
             JPEG XL no part can be decoded.
         memory: where to wait for the memory that decoding takes.
+        max_bytes: what needs more than this, the file and all, is refused before decoding.
 
     Raises:
         DecodeError: with kind not_an_image, unsupported, truncated, unreadable or too_large.
     """
     if not data:
         raise DecodeError("not_an_image", "the file is empty")
-    settings = _Settings(max_megapixels, target_pixels, gps, memory or MemoryGate())
+    settings = _Settings(max_megapixels, target_pixels, gps, memory or MemoryGate(), max_bytes)
     try:
         return _decode(data, settings)
     except DecodeError as error:
@@ -132,6 +127,7 @@ class _Settings:
     target_pixels: int
     gps: bool
     memory: MemoryGate
+    max_bytes: int
     partial: bool = False
 
 
@@ -143,7 +139,9 @@ def _decode(data: bytes, settings: _Settings) -> Picture:
         names = formats.formats_of(data)
         hold: AbstractContextManager[None] = nullcontext()
         if formats.JXL in names:  # its reader decodes as it opens; who waits for the gate twice may wait for ever
-            hold = settings.memory.hold(math.prod(sizes[0]) * _TRANSCODED[formats.JXL])
+            working = decoder_bytes(data, formats.JXL, sizes[0], "")
+            _check_bytes(formats.JXL, sizes[0], len(data), working, settings.max_bytes)
+            hold = settings.memory.hold(working)
             settings = replace(settings, memory=MemoryGate())
         with hold, truncated_files(settings.partial), Image.open(io.BytesIO(data), formats=names) as opened:
             return _decode_opened(opened, data, settings)
@@ -152,13 +150,23 @@ def _decode(data: bytes, settings: _Settings) -> Picture:
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except Exception as error:  # Pillow's readers raise whatever a mutated file makes them stumble over
-        raise _unreadable(error) from None
+        raise _unreadable(error, cut=is_cut(data)) from None
 
 
 def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
     width, height = size
     if width * height > max_megapixels * 1e6:
         raise DecodeError("too_large", f"{width} x {height} is more than {max_megapixels:g} megapixels")
+
+
+def _check_bytes(name: str, size: tuple[int, int], file: int, working: int, most: int) -> None:
+    if file + working > most:
+        raise DecodeError(
+            "too_large",
+            f"{name} of {size[0] * size[1] / 1e6:.1f} megapixels, a file of {file / 1e6:.0f} MB: decoding takes about "
+            f"{(file + working) / 1e6:.0f} MB of memory, more than media.max_decode_mb ({most / 1e6:g}); "
+            "raise it, or store the picture smaller or as a baseline JPEG",
+        )
 
 
 def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Picture:
@@ -169,20 +177,21 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
     if settings.partial and format_name not in _PARTIAL:
         raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
     profile = opened.info.get("icc_profile")
-    big = None if settings.partial else _big_png(opened, data, format_name)
-    working = _BAND_BYTES if big else _working_bytes(opened, format_name, settings.target_pixels)
+    big = None if settings.partial else bands_of(opened, data)
+    working = big.working if big else whole_bytes(opened, data, settings.target_pixels)
+    _check_bytes(format_name, header, len(data), working, settings.max_bytes)
     with settings.memory.hold(working):
-        pixels = (
-            _banded_pixels(big, opened, settings, profile)
-            if big
-            else _pixels(opened, data, format_name, settings, profile)
-        )
+        if big:
+            pixels = _banded_pixels(big, opened, settings, profile)
+        else:
+            pixels = _pixels(opened, data, format_name, settings, profile)
         # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
         orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
         frames = _frames(opened, data)
         opened.close()  # its memory, which the next one is waiting for
-    keep = format_name in _JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
-    width, height = header if format_name in _JPEGS else opened.size
+        give_back(len(data) + working)
+    keep = format_name in JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
+    width, height = big.size if big else header if format_name in JPEGS else opened.size
     return Picture(
         pixels=_upright(pixels, orientation),
         format=format_name,
@@ -199,11 +208,11 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
 def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Settings, profile: bytes | None) -> Pixels:
     """The pixels within the budget, as they are stored: not turned yet."""
     size = fit(*opened.size, settings.target_pixels)
-    if format_name in _JPEGS and opened.mode in {"L", "RGB"}:
+    if format_name in JPEGS and opened.mode in {"L", "RGB"}:
         pixels = jpeg_pixels(data, opened.size, size)
         if pixels is not None:
             return pixels if not profile or is_srgb(profile) else np.asarray(to_srgb(Image.fromarray(pixels), profile))
-    if format_name in _JPEGS:
+    if format_name in JPEGS:
         opened.draft(None, size)
     if settings.partial:
         start_grey(opened)
@@ -211,23 +220,15 @@ def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Setti
     return rgb_pixels(opened, profile, fit(*opened.size, settings.target_pixels))
 
 
-def _banded_pixels(big: BandedPng, opened: Image.Image, settings: _Settings, profile: bytes | None) -> Pixels:
-    """The pixels of a big PNG within the budget."""
-    size = fit(*opened.size, settings.target_pixels)
-    bands = (flatten(band) for band in big.bands(band_rows(opened.size, size)))
-    pixels = join_bands(bands, opened.size, profile, size)
-    opened.info.setdefault("exif", big.exif or b"")  # or the reader would look for it behind the pixels
+def _banded_pixels(big: Bands, opened: Image.Image, settings: _Settings, profile: bytes | None) -> Pixels:
+    """The pixels of a big picture within the budget, as they are stored."""
+    size = fit(*big.size, settings.target_pixels)
+    rows = band_rows(big.size, size)
+    limits = value_range(opened.mode, lambda: big.read(rows))
+    pixels = join_bands((flatten(band, limits) for band in big.read(rows)), big.size, profile, size)
+    if (exif := big.exif()) is not None:
+        opened.info.setdefault("exif", exif)
     return pixels
-
-
-def _big_png(opened: Image.Image, data: bytes, format_name: str) -> BandedPng | None:
-    """The bands of a PNG that is better not decoded as a whole, where it has any."""
-    if format_name != "PNG" or opened.width * opened.height <= _WHOLE_PIXELS:
-        return None
-    try:
-        return BandedPng(data)
-    except ValueError:
-        return None
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -239,18 +240,6 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in {2, 3, 6, 7}:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _working_bytes(opened: Image.Image, format_name: str, target_pixels: int) -> int:
-    """About what decoding takes of memory at its worst moment."""
-    width, height = opened.size
-    if format_name not in _JPEGS:
-        return width * height * _TRANSCODED.get(format_name, _BYTES_PER_PIXEL.get(opened.mode, 4))
-    scale = jpeg_scale(opened.size, fit(width, height, target_pixels)) / 8
-    pixels = int(width * height * scale * scale) * 4
-    if opened.info.get("progressive") or opened.info.get("progression"):
-        pixels += width * height * 2 * len(opened.getbands())  # every coefficient, in two bytes
-    return pixels
 
 
 def _frames(opened: Image.Image, data: bytes) -> int:
@@ -295,19 +284,26 @@ def _orientation(image: Image.Image) -> int:
 def _unidentified(data: bytes) -> DecodeError:
     if reason := formats.unsupported(data):
         return DecodeError("unsupported", reason)
-    if name := formats.signature(data):
+    name = formats.signature(data)
+    if name and is_cut(data):
+        return DecodeError("truncated", f"a {name} file that ends before what its head announces")
+    if name:
         return DecodeError("unreadable", f"a {name} file that is damaged or incomplete in its head")
     return DecodeError("not_an_image", f"no known picture format; the file begins {data[:16]!r}")
 
 
-def _unreadable(error: Exception) -> DecodeError:
-    """A reader's exception as one of ours; its text may hold addresses and file names, which are nobody's business."""
+def _unreadable(error: Exception, *, cut: bool) -> DecodeError:
+    """A reader's exception as one of ours; its text may hold addresses and file names, which are nobody's business.
+
+    Args:
+        cut: whether the file is shorter than it says.
+    """
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     text = re.sub(r"\. Please build .*", "", text, flags=re.DOTALL)  # the JPEG XL reader's advice to its developers
     text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", text)
     text = re.sub(r"(?:[A-Za-z]:)?(?:[/\\][\w.@%+~-]+){2,}[/\\]?", "a file", text)
     kind: MediaFailureKind = "unreadable"
-    if re.search("truncated|premature", text.lower()):
+    if cut or re.search("truncated|premature", text.lower()):
         kind = "truncated"
     elif isinstance(error, MemoryError) or "too large" in text:
         kind = "too_large"

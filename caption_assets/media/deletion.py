@@ -6,10 +6,9 @@ run, removes what is still there. Their items stay planned, as failures `deleted
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,15 +19,14 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.lake.tombstones import Tombstones, read_tombstones, write_tombstone
 from caption_assets.media import generations
+from caption_assets.media.copying import copy_pictures
 from caption_assets.media.segment import SegmentWriter
 from caption_assets.media.stored import (
     Row,
     commit,
-    damage,
     failure_row,
     key_of,
     read_failures,
-    read_pictures,
     read_whole_index,
 )
 from caption_assets.sources.base import Item
@@ -183,7 +181,7 @@ def _rewrite(
     kept = [row for row in index if not tombstones.forbid(row)]
     with lake.scratch() as file:
         with SegmentWriter(file) as segment:
-            places = dict(_copied(lake, kept, segment))
+            places = dict(copy_pictures(lake, kept, segment))
         if read_whole_index(lake, shard) != index:
             return
         generation = generations.place(lake, shard, file, index, empty=not places)
@@ -201,13 +199,3 @@ def _rewrite(
         else:
             failed[key_of(row)] = failure_row(shard, key_of(row), "unreadable", _LOST, run_id, now, retryable=True)
     commit(lake, shard, rows, [failed[item.key] for item in items if item.key in failed])
-
-
-def _copied(lake: Lake, rows: list[Row], segment: SegmentWriter) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Copy what is sound of the pictures of these rows: media_ids and where they are now."""
-    try:
-        for row, data, original in read_pictures(lake, rows):
-            if not damage(row, data, original):
-                yield row["media_id"], segment.add_picture(row, data, row["member"].rsplit(".", 1)[-1], original)
-    except FileNotFoundError:
-        return  # lost, or replaced by another run, which the index then says

@@ -9,6 +9,8 @@ import functools
 import re
 from collections.abc import Iterator
 
+from caption_assets.media import jxl
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What Pillow itself decodes of what is allowed. Not all that it can: its EPS support, for one, runs another program on
 the file, and an ICO's header may promise less than the picture in it needs."""
@@ -17,7 +19,6 @@ HEIF, JXL = "HEIF", "JXL"
 """The names of the plugins' formats."""
 
 _HEIF_BRAND = re.compile(rb"....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
-_JXL_STREAM, _JXL_BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 _BMFF_BRAND = re.compile(rb"....ftyp(?:avi[fs]|hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
 _BMFF_SIZE = re.compile(rb"ispe\0\0\0\0(.{4})(.{4})", re.DOTALL)
 _SIGNATURES = (
@@ -30,10 +31,6 @@ _SIGNATURES = (
     (_HEIF_BRAND, "HEIC/HEIF"),
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "JPEG XL"),
 )
-_JXL_HEADER = 16
-"""Bytes of a JPEG XL stream in which its size stands for certain."""
-_JXL_BITS = (9, 13, 18, 30)
-_JXL_RATIOS = ((1, 1), (6, 5), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _INSTALL = "{} is decoded only with {}: pip install {}; or convert the file to JPEG or PNG"
 _CONVERT = "{} is not decoded; convert the file to JPEG or PNG"
 _UNSUPPORTED = (
@@ -48,7 +45,7 @@ def formats_of(data: bytes) -> tuple[str, ...]:
     """The formats that Pillow may try on a file, their readers registered."""
     if _HEIF_BRAND.match(data) and _has_heif():
         return ("AVIF", HEIF)  # both may call themselves mif1; each refuses what is the other's
-    if data.startswith((_JXL_STREAM, _JXL_BOX)) and _has_jxl():
+    if data.startswith((jxl.STREAM, jxl.BOX)) and _has_jxl():
         return (JXL,)
     return FORMATS
 
@@ -62,8 +59,8 @@ def promised_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     if _BMFF_BRAND.match(data):  # also of what a crop leaves little of, and of a grid's tiles: the decoder goes by them
         for width, height in _BMFF_SIZE.findall(data):
             yield int.from_bytes(width, "big"), int.from_bytes(height, "big")
-    elif data.startswith((_JXL_STREAM, _JXL_BOX)):
-        yield _jxl_size(_jxl_head(data))
+    elif data.startswith((jxl.STREAM, jxl.BOX)):
+        yield jxl.size(data)
 
 
 def signature(data: bytes) -> str | None:
@@ -75,7 +72,7 @@ def unsupported(data: bytes) -> str | None:
     """Why a file that no reader knows is not decoded, where it is a known kind of picture."""
     if _HEIF_BRAND.match(data):
         return _INSTALL.format("HEIC/HEIF", "pillow-heif", "'caption-assets[heic]'") if not _has_heif() else None
-    if data.startswith((_JXL_STREAM, _JXL_BOX)):
+    if data.startswith((jxl.STREAM, jxl.BOX)):
         return _INSTALL.format("JPEG XL", "pillow-jxl-plugin", "'caption-assets[jxl]'") if not _has_jxl() else None
     return next((_CONVERT.format(name) for pattern, name in _UNSUPPORTED if pattern.match(data[:4096])), None)
 
@@ -99,49 +96,3 @@ def _has_jxl() -> bool:
         return False
     JpegXLImagePlugin.DECODE_THREADS = 0
     return True
-
-
-def _jxl_head(data: bytes) -> bytes:
-    """The first bytes of a JPEG XL stream: the file itself, or in boxes, in parts perhaps (ISO/IEC 18181-2)."""
-    if data.startswith(_JXL_STREAM):
-        return data[:_JXL_HEADER]
-    head = b""
-    position = 0
-    while position + 8 <= len(data) and len(head) < _JXL_HEADER:
-        size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        start = position + 8
-        if size == 1:
-            size, start = int.from_bytes(data[start : start + 8], "big"), start + 8
-        end = position + size if size else len(data)
-        if end < start:
-            break
-        if kind in {b"jxlc", b"jxlp"}:
-            start += 4 if kind == b"jxlp" else 0  # a part's number
-            head += data[start : min(end, start + _JXL_HEADER)]
-        position = end
-    return head
-
-
-def _jxl_size(head: bytes) -> tuple[int, int]:
-    """Width and height by a stream's SizeHeader (ISO/IEC 18181-1): bits from the lowest."""
-    if not head.startswith(_JXL_STREAM):
-        raise ValueError("JPEG XL without a stream")
-    bits = int.from_bytes(head[2:], "little")
-    taken = 0
-
-    def take(count: int) -> int:
-        nonlocal taken
-        if taken + count > 8 * (len(head) - 2):
-            raise ValueError("JPEG XL: the file is truncated")
-        taken += count
-        return bits >> (taken - count) & (1 << count) - 1
-
-    def side(small: int) -> int:
-        return 8 * (1 + take(5)) if small else 1 + take(_JXL_BITS[take(2)])
-
-    small = take(1)
-    height = side(small)
-    if ratio := take(3):
-        numerator, denominator = _JXL_RATIOS[ratio - 1]
-        return height * numerator // denominator, height
-    return side(small), height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,8 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 
 _CHUNK = 1 << 20
+_ORPHAN_SECONDS = 3600.0
+"""Between a segment and its index a run needs seconds."""
 
 
 def place(lake: Lake, shard: Shard, file: Path, index: Sequence[Mapping[str, Any]], *, empty: bool) -> int:
@@ -42,16 +45,25 @@ def remove_older(lake: Lake, shard: Shard, generation: int) -> None:
 
 
 def tidy(lake: Lake, shard: Shard, index: Sequence[Mapping[str, Any]]) -> None:
-    """Delete what a run that died just before its end left beside a finished shard.
+    """Delete what runs that died left beside a finished shard: before their end, or between segment and index.
 
-    The folder is listed only where the index is empty: a look at every finished shard would else read it each time.
+    A segment newer than the index may be that of a run at the same time, whose index comes next: it is left alone for
+    an hour. The folder is listed only where the index is empty: a look at every finished shard would else read it each
+    time.
     """
     indexed = _indexed(shard, index)
+    if indexed < 0:
+        replaced = lake.modified(layout.media_index(shard)) or 0.0
+        for generation in _generations(lake, shard):
+            _remove_if_older(lake, layout.segment(shard, generation), max(replaced, time.time() - _ORPHAN_SECONDS))
+        return
     if indexed > 0:
         lake.remove(layout.segment(shard, indexed - 1))
-    elif indexed < 0:
-        for generation in _generations(lake, shard):
-            lake.remove(layout.segment(shard, generation))
+    newest = indexed
+    while lake.exists(layout.segment(shard, newest + 1)):
+        newest += 1
+    for generation in range(newest, indexed, -1):  # so that a death meanwhile leaves no gap to stop at
+        _remove_if_older(lake, layout.segment(shard, generation), time.time() - _ORPHAN_SECONDS)
 
 
 def remove_replaced(lake: Lake, shard: Shard, index: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -61,6 +73,12 @@ def remove_replaced(lake: Lake, shard: Shard, index: Sequence[Mapping[str, Any]]
         generation = layout.segment_generation(shard, name)
         if generation is not None and (indexed < 0 or generation < indexed):
             lake.remove(layout.segment(shard, generation))
+
+
+def _remove_if_older(lake: Lake, path: str, than: float) -> None:
+    written = lake.modified(path)
+    if written is not None and written <= than:
+        lake.remove(path)
 
 
 def _indexed(shard: Shard, index: Sequence[Mapping[str, Any]]) -> int:

@@ -30,6 +30,23 @@ def strip(data: bytes) -> bytes | None:
         return None
 
 
+def has_one_scan(data: bytes) -> bool:
+    """Whether the first scan holds all components, so that a decoder need not keep coefficients for a later one."""
+    position, components = 2, 0
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _SOS:
+            return data[position + 4 : position + 5] == bytes([components])
+        if marker in _FRAMES:
+            components = data[position + 9] if position + 9 < len(data) else 0
+        position += 2 + length
+    return False
+
+
 class _Stripper:
     """One walk over the markers of a file."""
 

@@ -7,7 +7,7 @@ column of a reduced picture stands for less of the original than the others do.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -78,10 +78,15 @@ def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int])
 
     Only a band of it is converted at a time: as RGB a picture takes up to four times the memory of its palette.
     """
-    limits, rows = value_range(image), band_rows(image.size, size)
-    tops = range(0, image.height, rows)
-    boxes = ((0, top, image.width, min(top + rows, image.height)) for top in tops)
-    flat = (flatten(image.crop(box) if len(tops) > 1 else image, limits) for box in boxes)
+    rows = band_rows(image.size, size)
+
+    def bands() -> Iterator[Image.Image]:
+        for top in range(0, image.height, rows):
+            bottom = min(top + rows, image.height)
+            yield image.crop((0, top, image.width, bottom)) if rows < image.height else image
+
+    limits = value_range(image.mode, bands)
+    flat = (flatten(band, limits) for band in bands())
     return join_bands(flat, image.size, profile, size)
 
 

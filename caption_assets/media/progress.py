@@ -8,6 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
+from caption_assets.lake.heartbeats import MEDIA, LookProgress
+from caption_assets.lake.layout import Shard
+
 _LOOK_SECONDS = 1.0
 
 
@@ -15,14 +18,16 @@ class ProgressMeter:
     """Counts outcomes, and writes a line every so often.
 
     Args:
-        name: what the lines begin with.
         total: the outcomes to come.
         tell: receives the lines.
+        kept: items that are at their end already, besides.
         every: seconds between them.
     """
 
-    def __init__(self, name: str, total: int, tell: Callable[[str], None], every: float = 10.0) -> None:
-        self._name, self._total, self._tell, self._every = name, total, tell, every
+    def __init__(
+        self, shard: Shard, total: int, tell: Callable[[str], None], *, kept: int = 0, every: float = 10.0
+    ) -> None:
+        self._shard, self._total, self._tell, self._every, self._kept = shard, total, tell, every, kept
         self._started = self._told = time.monotonic()
         self._done = 0
         self._failures: Counter[str] = Counter()
@@ -44,15 +49,25 @@ class ProgressMeter:
             except CancelledError:
                 return
 
+    def progress(self) -> LookProgress:
+        """Where the shard stands now. May be called from another thread."""
+        seconds = time.monotonic() - self._started
+        failed = dict(self._failures)
+        gone = sum(failed.values())
+        return LookProgress(
+            self._shard.dataset,
+            self._shard.key,
+            MEDIA,
+            None,
+            self._kept + self._total,
+            self._kept + self._done - gone,
+            gone,
+            failed,
+            self._done / seconds if seconds > 0 else 0.0,
+        )
+
     def _tick(self) -> None:
         now = time.monotonic()
         if now - self._told >= self._every:
             self._told = now
-            self._tell(self._line(now - self._started))
-
-    def _line(self, seconds: float) -> str:
-        rate = self._done / seconds
-        to_go = f"{(self._total - self._done) / rate:.0f} s to go" if rate else "no end in sight yet"
-        kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(self._failures.items()))
-        failed = f", {self._failures.total()} failed ({kinds})" if kinds else ""
-        return f"{self._name}: {self._done}/{self._total} pictures, {rate:.0f}/s, {to_go}{failed}"
+            self._tell(f"{self._shard.key}: {self.progress()}")

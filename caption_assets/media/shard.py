@@ -7,12 +7,13 @@ writes the next generation of the segment, commits the index, then deletes the o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from caption_assets.config import Media
 from caption_assets.lake import layout
+from caption_assets.lake.heartbeats import LookProgress
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.lake.tombstones import read_tombstones
@@ -30,6 +31,8 @@ from caption_assets.media.verify import verify_shard
 from caption_assets.sources.base import Source
 from caption_assets.sources.planner import read_plan
 
+Watch = Callable[[Callable[[], Sequence[LookProgress]]], None]
+
 
 @dataclass
 class MediaReport:
@@ -41,9 +44,13 @@ class MediaReport:
     new: int = 0
     failed: int = 0
     failure_kinds: Counter[str] = field(default_factory=Counter)
+    failed_now: int = 0
+    """Of the failures, those of this run, rather than once and for good."""
     damaged: int = 0
     """Of the pictures that were there, those that verification found damaged."""
     stored_bytes: int = 0
+    rate: float = 0.0
+    """Items that came to their end a second."""
 
 
 def build_media(
@@ -56,6 +63,7 @@ def build_media(
     force: bool = False,
     verify: bool = False,
     tell: Callable[[str], None] = lambda line: None,
+    watch: Watch = lambda looks: None,
 ) -> MediaReport:
     """Bring a shard's media up to date, and carry out deletions, those that come meanwhile included.
 
@@ -63,17 +71,19 @@ def build_media(
         force: make every picture again that was not deleted.
         verify: read every stored picture, and make those again that are damaged.
         tell: receives a line for people about every ten seconds.
+        watch: receives what says how far the shard is, whenever it is asked.
 
     Raises:
         FileNotFoundError: the shard was never planned.
     """
     before = read_tombstones(lake)
     complete_deletions(lake, shard, run_id)
-    report = _build(lake, shard, source, media, run_id, force, verify, tell)
+    report = _build(lake, shard, source, media, run_id, force, verify, tell, watch)
     if read_tombstones(lake) != before:  # the index may be newer than what the deletion saw
         complete_deletions(lake, shard, run_id)
         index, failures = read_index(lake, shard), read_failures(lake, "media", shard)
-        report = _report(shard, report.planned, index, failures, new=report.new, damaged=report.damaged)
+        now = _report(shard, report.planned, index, failures, new=report.new, damaged=report.damaged, run_id=run_id)
+        report = replace(now, rate=report.rate)
     return report
 
 
@@ -86,6 +96,7 @@ def _build(
     force: bool,
     verify: bool,
     tell: Callable[[str], None],
+    watch: Watch,
 ) -> MediaReport:
     items = read_plan(lake, shard)
     index, failures = read_whole_index(lake, shard), read_failures(lake, "media", shard)
@@ -98,20 +109,24 @@ def _build(
 
     complete = lake.exists(layout.media_index(shard)) and len(kept) == len(index)
     pending = [item for item in items if item.key not in kept and item.key not in settled]
-    repair = ProgressMeter(f"{shard.key}, repair", len(pending), tell)
+    repair = ProgressMeter(shard, len(pending), tell, kept=len(items) - len(pending))
+    watch(lambda: [repair.progress()])
     if complete and (not pending or not build.any_succeeds(pending, repair)):
         # the same pictures as before: what can have changed is only how often the others failed
         failed = build.failures(items)
         if failed != failures:
             write_failures(lake, shard, failed)
         generations.tidy(lake, shard, index)
-        return _report(shard, len(items), index, failed, new=0, damaged=0)
+        return _report(shard, len(items), index, failed, new=0, damaged=0, run_id=run_id)
 
-    rows, failed = build.write(items, index, ProgressMeter(shard.key, len(items), tell))
+    meter = ProgressMeter(shard, len(items), tell)
+    watch(lambda: [meter.progress()])
+    rows, failed = build.write(items, index, meter)
     commit(lake, shard, rows, failed)
     build.remove_older_segments()
     new = sum(key_of(row) not in kept for row in rows)
-    return _report(shard, len(items), rows, failed, new=new, damaged=len(damaged))
+    report = _report(shard, len(items), rows, failed, new=new, damaged=len(damaged), run_id=run_id)
+    return replace(report, rate=meter.progress().rate)
 
 
 def _lost(lake: Lake, index: list[Row]) -> bool:
@@ -144,7 +159,9 @@ def _settled(failures: list[Row], media: Media, source: Source) -> dict[tuple[st
     }
 
 
-def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, new: int, damaged: int) -> MediaReport:
+def _report(
+    shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, new: int, damaged: int, run_id: str
+) -> MediaReport:
     return MediaReport(
         shard=shard,
         planned=planned,
@@ -152,6 +169,7 @@ def _report(shard: Shard, planned: int, rows: list[Row], failed: list[Row], *, n
         new=new,
         failed=len(failed),
         failure_kinds=Counter(row["kind"] for row in failed),
+        failed_now=sum(row["run_id"] == run_id for row in failed),
         damaged=damaged,
         stored_bytes=sum({row["media_id"]: _stored_bytes(row) for row in rows}.values()),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import live
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.lake.tombstones import read_tombstones
 
@@ -132,8 +133,8 @@ def write_failures(lake: Lake, shard: Shard, failed: list[Row]) -> None:
 def _read(lake: Lake, row: Mapping[str, Any], offset: str, length: str) -> bytes:
     try:
         return lake.read_range(segment_path(row), row[offset], row[length])
-    except FileNotFoundError:  # perhaps a repair or a deletion has replaced the segment since the row was read
-        rows = read_index(lake, Shard.parse(row["shard"]))
+    except FileNotFoundError:  # perhaps a repair, a deletion or a merge has replaced the segment since the row was read
+        rows = read_index(lake, live(lake, Shard.parse(row["shard"])))
         now = next((each for each in rows if each["media_id"] == row["media_id"]), None)
         if now is None or now["segment"] == row["segment"] or now.get(offset) is None:
             raise

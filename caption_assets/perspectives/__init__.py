@@ -7,7 +7,7 @@ enabled ones can run by `resolve`. `render_prompt` says what a model is asked, `
 
 from caption_assets.perspectives.findings import Finding, Level, LibraryError, SelectionError
 from caption_assets.perspectives.fingerprint import combine_parts, explain, fingerprint, fingerprint_parts
-from caption_assets.perspectives.library import Library, load_library
+from caption_assets.perspectives.library import Library, library_files, load_library
 from caption_assets.perspectives.lint import lint, lint_perspective
 from caption_assets.perspectives.model import Perspective, Regions, Sampling, SchemaField, TableColumn
 from caption_assets.perspectives.new import new_perspective_text, write_new_perspective
@@ -58,6 +58,7 @@ __all__ = [
     "from_arrow_value",
     "guided_schema",
     "json_schema",
+    "library_files",
     "lint",
     "lint_perspective",
     "load_library",

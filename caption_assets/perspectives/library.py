@@ -60,6 +60,23 @@ def load_library(entries: Sequence[str | Path], base_dir: Path) -> Library:
     return Library(perspectives, files, notes, findings)
 
 
+def library_files(entries: Sequence[str | Path], base_dir: Path) -> list[Path]:
+    """The files that `load_library` reads, in its order; none of a folder that is missing."""
+    folders = dict.fromkeys(_folder(entry, base_dir) for entry in entries)
+    return [file for folder in folders if folder.is_dir() for file in _files(folder)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The perspective files under a folder, hidden ones aside."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+
+
 def _folder(entry: str | Path, base_dir: Path) -> Path:
     if isinstance(entry, str) and entry in BUNDLED:
         return BUNDLED[entry]
@@ -73,10 +90,7 @@ def _load_folder(folder: Path, findings: list[Finding]) -> dict[str, tuple[Persp
             Finding("error", folder, "", "there is no such folder", "Create it, or correct perspectives.library.")
         )
         return loaded
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.suffix not in SUFFIXES or not path.is_file():
-            continue
+    for path in _files(folder):
         perspective = load_perspective(path, findings)
         if perspective is None:
             continue

@@ -23,6 +23,10 @@ _MIN_REPEATS = 4
 _MAX_UNIT_WORDS = 12
 _MIN_RUN_WORDS = 12
 _MIN_RUN_CHARACTERS = 48
+_GRAM = 8
+_MIN_SAME_GRAMS = 35
+"""A run of L >= 48 characters of a unit of p <= L / 8 has L - 7 grams of 8 characters, at most p of them different, so
+that at least L - 7 - p >= 35 are there again."""
 _MAX_UNIT_ITEMS = 6
 _MIN_UNIT_JSON = 16
 _CHARACTER_RUN = re.compile(r"(.{1,32}?)\1{7,}", re.DOTALL)
@@ -57,10 +61,20 @@ def _in_text(text: str) -> str | None:
         start = _find_run(words, size, repeats)
         if start is not None:
             return f"{_shorten(' '.join(words[start : start + size]))!r} is repeated at least {repeats} times"
+    if not _may_run(text):
+        return None
     for match in _CHARACTER_RUN.finditer(text):
         if match.end() - match.start() >= _MIN_RUN_CHARACTERS:
             return f"{match.group(1)!r} is repeated {(match.end() - match.start()) // len(match.group(1))} times"
     return None
+
+
+def _may_run(text: str) -> bool:
+    """Whether enough of a text stands in it twice to hold a run of characters: much faster than to look for one."""
+    grams = len(text) - _GRAM + 1
+    return grams >= _MIN_SAME_GRAMS and (
+        grams - len({text[start : start + _GRAM] for start in range(grams)}) >= _MIN_SAME_GRAMS
+    )
 
 
 def _in_list(items: list[Any]) -> str | None:
@@ -78,6 +92,8 @@ def _in_list(items: list[Any]) -> str | None:
 def _find_run(items: Sequence[Hashable], size: int, repeats: int, min_weight: int = 0) -> int | None:
     """Return where a unit of `size` items starts that stands back to back `repeats` times, or None."""
     needed = size * (repeats - 1)
+    if len(items) - len(set(items)) < needed:
+        return None  # all but the first unit are there twice
     run = 0
     for index in range(size, len(items)):
         run = run + 1 if items[index] == items[index - size] else 0

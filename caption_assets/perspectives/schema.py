@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+import jsonschema_rs
 import pyarrow as pa
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
@@ -229,16 +230,23 @@ def validate_output(perspective: Perspective, text: str) -> dict[str, Any]:
     loop = find_repetition(value)
     if loop is not None:
         raise InvalidOutput("repetition", loop)
-    problem = best_match(_validator(perspective).iter_errors(value))
-    if problem is not None:
-        where = problem.json_path.removeprefix("$").lstrip(".") or "the answer"
-        raise InvalidOutput("schema", f"{where}: {_shorten(problem.message)}")
+    if not _compiled(perspective).is_valid(value) and (problem := _problem(perspective, value)):
+        raise InvalidOutput("schema", problem)
     return _normalise_object(perspective.schema_fields, value)
 
 
 @lru_cache(maxsize=1024)
-def _validator(perspective: Perspective) -> Draft202012Validator:
-    return Draft202012Validator(json_schema(perspective))
+def _compiled(perspective: Perspective) -> jsonschema_rs.Draft202012Validator:
+    """Says yes a hundred times faster than the validator that can say what is wrong."""
+    return jsonschema_rs.Draft202012Validator(json_schema(perspective))
+
+
+def _problem(perspective: Perspective, value: Any) -> str | None:
+    error = best_match(Draft202012Validator(json_schema(perspective)).iter_errors(value))
+    if error is None:
+        return None
+    where = error.json_path.removeprefix("$").lstrip(".") or "the answer"
+    return f"{where}: {_shorten(error.message)}"
 
 
 def _shorten(message: str) -> str:

@@ -3,8 +3,8 @@
 What is there before its turn comes waits, and would fill the memory where pictures are big. So a body takes its bytes
 from a budget before they are read, and gives them back when it is handed over. What finds no room lets go of its
 connection (others need it, perhaps the one whose turn it is) and starts over when there is room. Whatever its size,
-what is waited for, or else what was asked for first, always finds room: so there is no deadlock, and no more in memory
-than the budget and that one body.
+what is waited for, or else what was asked for first, always finds room: so there is no deadlock, and no more waits
+than the budget and that one body. Of these, big ones wait on disk.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import asyncio
 import sys
 import weakref
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from contextlib import suppress
 
 import fsspec.asyn
 
-from caption_assets.sources.base import FetchError
+from caption_assets.sources.base import FetchError, Fetching
+from caption_assets.sources.spool import Body, Spool
 
 _FIRST_GUESS = 1 << 20
 
@@ -43,7 +43,7 @@ class Room:
             raise FetchError("too_large", f"it is longer than {self.limit} bytes")
 
 
-Fetch = Callable[[Room], Awaitable[bytes]]
+Fetch = Callable[[Room], Awaitable[Body]]
 """Reads a body, asking for room before it reads on. It may be called again, and then begins again."""
 
 
@@ -63,7 +63,7 @@ class Ahead:
         self._loop: asyncio.AbstractEventLoop = fsspec.asyn.get_loop()
         self._usual = float(min(_FIRST_GUESS, budget // (2 * at_once)))
 
-    def start(self, fetch: Fetch) -> Future[bytes]:
+    def start(self, fetch: Fetch) -> Fetching:
         """Begin to fetch; the future's result is the body, or FetchError.
 
         `result()` hands the body over: from then on its bytes count no longer. Neither do they once the future is
@@ -94,13 +94,13 @@ class Ahead:
         else:
             claim.waited_for = False
             if body.set_running_or_notify_cancel():
-                body.set_result(data)
+                body.arrived(data)
             else:
                 claim.release()
         finally:
             del body  # an error's traceback holds this frame, which must not hold the body in turn
 
-    async def _fetched(self, claim: _Claim, fetch: Fetch) -> bytes:
+    async def _fetched(self, claim: _Claim, fetch: Fetch) -> Body:
         # twice the usual, so that most bodies need not ask again, but not so much that they come one after another
         size = int(min(2 * self._usual, max(self._usual, self._budget.size / 4), self._limit))
         while True:
@@ -208,21 +208,39 @@ class _Claim(Room):
         self._budget.remove(self)
 
 
-class _Body(Future[bytes]):
+class _Body(Fetching):
     """A body to come."""
+
+    _content: Body = b""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, claim: _Claim) -> None:
         super().__init__()
         self._loop, self._claim = loop, claim
         weakref.finalize(self, _tell, loop, claim.release).atexit = False
 
+    def arrived(self, content: Body) -> None:
+        """The body is there."""
+        self._content = content
+        self.set_result(b"")
+
+    def size(self) -> int:
+        """Bytes of the body, once it is there; 0 where there will be none."""
+        self._want()
+        return 0 if self.exception() else len(self._content)
+
     def result(self, timeout: float | None = None) -> bytes:
-        """The body, which is the caller's from now on. Raises FetchError."""
+        """The body, which is the caller's from now on; only once, where it is big. Raises FetchError."""
+        self._want()
+        super().result(timeout)
+        content = self._content
+        try:
+            return content.take() if isinstance(content, Spool) else content
+        finally:
+            _tell(self._loop, self._claim.release)
+
+    def _want(self) -> None:
         if not self.done():
             _tell(self._loop, self._claim.want)
-        data = super().result(timeout)
-        _tell(self._loop, self._claim.release)
-        return data
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:

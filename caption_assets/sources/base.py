@@ -55,12 +55,72 @@ class Source(Protocol):
         """The bytes of a planned item. Raises FetchError."""
 
 
+@dataclass(frozen=True)
+class Page:
+    """A piece of a listing."""
+
+    items: list[Item]
+    after: str
+    """The place behind which the listing goes on. What stood before it may come again, in another page."""
+    last: bool = False
+    """Whether nothing comes behind it."""
+    unsettled: Sequence[Item] = ()
+    """Items that are there, but may still be being written."""
+    whole: bool = True
+    """Whether everything could be looked at."""
+
+
+@runtime_checkable
+class ListsInPages(Protocol):
+    """A source that can be listed a piece at a time, from any place on."""
+
+    def pages(self, after: str = "", until: str = "") -> Iterator[Page]:
+        """What is there now, in a stable order, which is also that of places.
+
+        Args:
+            after: a page's place; "": from the beginning.
+            until: the last place that belongs to it; "": to the end. Ignored unless `keys` is there.
+
+        Raises:
+            FileNotFoundError: the source itself is gone.
+            OSError: it cannot be listed.
+        """
+
+    @property
+    def keys(self) -> SortedKeys | None:
+        """Where places are keys, and a listing from any of them on costs no more than what it gives."""
+
+
+class SortedKeys(Protocol):
+    """What an object store can do whose listings are sorted by key."""
+
+    def splits(self) -> list[str]:
+        """Places that cut a listing into pieces to be listed side by side; maybe none."""
+
+    def ends(self) -> dict[str, str]:
+        """By folder, a place near its last key: where keys that sort by arrival will stand. "" is the whole source."""
+
+    def pages_at_end(self, after: str, until: str) -> Iterator[Page]:
+        """`pages` for where little is expected. Raises OSError."""
+
+    def look(self, uris: Sequence[str]) -> list[Item | None]:
+        """The pictures with these URIs as they are now. None: it is none, not there, or not of this source."""
+
+
 @runtime_checkable
 class CompletesItems(Protocol):
     """A source some of whose columns are dear to read, so that they are read for new items only."""
 
     def complete(self, items: Sequence[Item]) -> list[Item]:
         """The same items in the same order, with all their source columns."""
+
+
+class Fetching(Future[bytes]):
+    """A fetch under way whose body, once it is there, is handed over by `result()` and not before."""
+
+    def size(self) -> int:
+        """Bytes of the body, once it is there; 0 where there will be none."""
+        raise NotImplementedError
 
 
 @runtime_checkable
@@ -75,6 +135,21 @@ class StartsFetches(Protocol):
         """Begin to fetch a planned item; the future's result is its bytes, or FetchError. None: `fetch` is the way.
 
         Raises FetchError where nothing can come of it.
+        """
+
+
+@runtime_checkable
+class GivesOnce(Protocol):
+    """A source that gives an item until it is told that the item is planned, and may hold back what is not enough for
+    a shard."""
+
+    def closes(self, items: Sequence[Item]) -> bool:
+        """Whether these, too few for a whole shard, are to be one now."""
+
+    def planned(self, held: Sequence[Item]) -> list[str]:
+        """Take note that all items of the last scan are in plans that will last, but those held back.
+
+        Returns lines for people.
         """
 
 

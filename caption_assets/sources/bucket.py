@@ -13,13 +13,18 @@ from typing import Any, Protocol, cast
 import fsspec
 
 from caption_assets.sources.ahead import Ahead, NoRoomError, Room
-from caption_assets.sources.base import FetchError, Item
+from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
 from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, join_sidecars, with_columns
+from caption_assets.sources.spool import Body, Spool
 
 CHANGED = "the object has changed since it was planned; the new one is an item of its own"
 GONE = "the object is no longer there"
 
 _THREADS = 16
+_PAGE = 1000
+_BEHIND = "\U0010ffff"
+"""A name behind all others."""
+_PIECE = 8_000_000
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
 
@@ -27,10 +32,13 @@ _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", 
 class Store(Protocol):
     """What the objects under a URL are listed and read by."""
 
-    def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
-        """The pictures, with the places of their sidecars."""
+    def pages(self, files: FileFilter, *, recursive: bool, after: str = "", until: str = "") -> Iterator[Page]:
+        """The pictures, with the places of their sidecars, as `ListsInPages.pages` gives them."""
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    def sorted_keys(self, files: FileFilter) -> SortedKeys | None:
+        """What the store can do where its keys are sorted."""
+
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         """An object, or these bytes of it, in its planned version; no etag: as it is.
 
         Raises FetchError, NoRoomError, and the filesystem's own errors.
@@ -71,7 +79,17 @@ class BucketSource:
 
     def scan(self) -> Iterator[Item]:
         """Objects as they are listed now. Raises OSError where the store cannot be listed."""
-        yield from self._store.walk(self._files, recursive=self._recursive)
+        for page in self.pages():
+            yield from page.items
+
+    def pages(self, after: str = "", until: str = "") -> Iterator[Page]:
+        """Objects as they are listed now, from a place on. Raises OSError where the store cannot be listed."""
+        yield from self._store.pages(self._files, recursive=self._recursive, after=after, until=until)
+
+    @property
+    def keys(self) -> SortedKeys | None:
+        """What the store can do where its keys are sorted; without folders there is nothing to sort by."""
+        return self._store.sorted_keys(self._files) if self._recursive else None
 
     def complete(self, items: Sequence[Item]) -> list[Item]:
         """The items with what their sidecars say."""
@@ -93,7 +111,7 @@ class BucketSource:
 
 async def stored(
     store: Store, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None
-) -> bytes:
+) -> Body:
     """What `Store.read` gives. Raises FetchError and NoRoomError only."""
     with Translated():
         return await store.read(uri, etag, room, start, end)
@@ -137,11 +155,23 @@ class _AnyStore:
         self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **options)
         self._root = str(root).rstrip("/")
 
-    def walk(self, files: FileFilter, *, recursive: bool) -> Iterator[Item]:
-        for folder, entries in self._folders(recursive):
-            yield from join_sidecars(self._entries(files, folder, entries))
+    def pages(self, files: FileFilter, *, recursive: bool, after: str = "", until: str = "") -> Iterator[Page]:
+        """Folder by folder: a folder's files come before what is below it. A place is a path below the root."""
+        target = after.split("/") if after else None
+        for folder, entries in self._folders(self._root, target, recursive):
+            items = sorted(join_sidecars(self._entries(files, folder, entries)), key=lambda each: _name(each.uri))
+            place = f"{folder}/"[len(self._root) + 1 :]
+            for start in range(0, max(len(items), 1), _PAGE):
+                some = items[start : start + _PAGE]
+                yield Page(some, place + (_name(some[-1].uri) if start + _PAGE < len(items) else _BEHIND))
+        yield Page([], _BEHIND, last=True)
 
-    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> bytes:
+    def sorted_keys(self, files: FileFilter) -> SortedKeys | None:
+        """Most listings here are not sorted, or cannot begin in their middle."""
+        del files
+        return None
+
+    async def read(self, uri: str, etag: str, room: Room, start: int | None = None, end: int | None = None) -> Body:
         path = self._path(uri)
         info = await self._call("info", path)
         if etag and version(info) != etag:
@@ -149,12 +179,29 @@ class _AnyStore:
         size = info.get("size") if start is None or end is None else end - start
         if size is not None:
             room.exactly(int(size))
-        data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
-        if size is None:
-            room.at_least(len(data))
+        data = await self._content(path, start, end, room, None if size is None else int(size))
         if etag and version(await self._call("info", path)) != etag:
             raise FetchError("gone", CHANGED)  # while it was read
         return data
+
+    async def _content(self, path: str, start: int | None, end: int | None, room: Room, size: int | None) -> Body:
+        """The bytes from start to end; big ones, of a known size, a piece at a time."""
+        if size is None or size <= _PIECE:
+            data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
+            if size is None:
+                room.at_least(len(data))
+            return data
+        first = start or 0
+        with Spool() as body:
+            for place in range(first, first + size, _PIECE):
+                stop = min(place + _PIECE, first + size)
+                data = cast(bytes, await self._call("cat_file", path, start=place, end=stop))
+                if start is None and len(data) == size:
+                    return data  # by a server that knows no ranges
+                if len(data) != stop - place:
+                    raise FetchError("gone", CHANGED)
+                body.write(data)
+            return body.content()
 
     def head(self, uri: str, length: int) -> bytes:
         path = self._path(uri)
@@ -163,22 +210,35 @@ class _AnyStore:
             return b""
         return cast(bytes, self._fs.cat_file(path, start=0, end=length if size is None else min(length, size)))
 
-    def _folders(self, recursive: bool) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-        """Each folder's path with its files by name, in the order of names."""
-        waiting = [self._root]
-        while waiting:
-            folder = waiting.pop()
-            try:
-                listed = self._fs.ls(folder + "/" if self._is_http() else folder, detail=True)
-            except FileNotFoundError:
-                if folder == self._root:
-                    raise
-                continue  # deleted while we looked
-            named = sorted((each["name"].rstrip("/").rpartition("/")[2], each) for each in listed if each["name"])
-            if recursive:
-                below = [each["name"].rstrip("/") for _, each in reversed(named) if each["type"] == "directory"]
-                waiting += [path for path in below if path.startswith(f"{folder}/") and path != folder]
-            yield folder, [(name, each) for name, each in named if each["type"] == "file"]
+    def _folders(
+        self, folder: str, target: Sequence[str] | None, recursive: bool
+    ) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+        """Each folder's path with its files by name, in the order of names.
+
+        Args:
+            target: the parts of a place below the folder; what comes before it is left out.
+        """
+        try:
+            listed = self._fs.ls(folder + "/" if self._is_http() else folder, detail=True)
+        except FileNotFoundError:
+            if folder == self._root:
+                raise
+            return  # deleted while we looked
+        named = sorted((_name(each["name"]), each) for each in listed if each["name"])
+        if target is None or len(target) == 1:
+            yield (
+                folder,
+                [(name, each) for name, each in named if each["type"] == "file" and name > (target or [""])[0]],
+            )
+            target = None
+        if not recursive:
+            return
+        for name, each in named:
+            path = each["name"].rstrip("/")
+            is_below = each["type"] == "directory" and path.startswith(f"{folder}/") and path != folder
+            if is_below and (target is None or name >= target[0]):
+                rest = target[1:] if target is not None and name == target[0] else None
+                yield from self._folders(path, rest, recursive)
 
     def _entries(
         self, files: FileFilter, folder: str, entries: Sequence[tuple[str, dict[str, Any]]]
@@ -216,6 +276,10 @@ class _AnyStore:
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def version(info: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ class FileFilter:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_included", _matcher(self.include) if self.include else lambda path: True)
-        object.__setattr__(self, "_excluded", _matcher(self.exclude))
+        object.__setattr__(self, "_excluded", _matcher(self.exclude) if self.exclude else lambda path: False)
 
     def is_picture(self, relative: str) -> bool:
         """Whether the file of this path below the root counts."""
@@ -67,6 +67,8 @@ class _Group:
     """Files of one name with different extensions."""
 
     prefix: str
+    before: str
+    """The path that came before the first of them."""
     pictures: list[Item] = field(default_factory=list)
     sidecars: list[str] = field(default_factory=list)
 
@@ -75,28 +77,56 @@ class _Group:
             yield replace(picture, sidecars=tuple(self.sidecars)) if self.sidecars else picture
 
 
-def join_sidecars(entries: Iterable[tuple[str, Item | str]]) -> Iterator[Item]:
-    """Give each picture the sidecars of its name, holding no more than the names that are still open.
+class SidecarJoin:
+    """Gives each picture the sidecars of its name, holding no more than the names that are still open.
 
     Args:
-        entries: path and either a picture or, for a sidecar, where it is; in the order of the paths, so that all paths
-            which begin alike stand together.
+        before: the path behind which paths begin to come.
     """
-    open_groups: list[_Group] = []
-    for path, entry in entries:
+
+    def __init__(self, before: str = "") -> None:
+        self._open: list[_Group] = []
+        self._last = before
+
+    @property
+    def resume(self) -> str:
+        """The path behind which to begin anew, so that no picture and no sidecar is missed."""
+        return self._open[0].before if self._open else self._last
+
+    def add(self, path: str, entry: Item | str | None = None) -> Iterator[Item]:
+        """Take the next path; gives pictures that are complete.
+
+        Args:
+            path: in the order of the paths, so that all paths which begin alike stand together.
+            entry: a picture or, for a sidecar, where it is; None for any other path.
+        """
+        before, self._last = self._last, path
+        while self._open and not path.startswith(self._open[-1].prefix):
+            yield from self._open.pop().items()
+        if entry is None:
+            return
         prefix = path[: path.rindex(".") + 1]
-        while open_groups and not path.startswith(open_groups[-1].prefix):
-            yield from open_groups.pop().items()
-        group = next((each for each in open_groups if each.prefix == prefix), None)
+        group = next((each for each in self._open if each.prefix == prefix), None)
         if group is None:
-            group = _Group(prefix)
-            open_groups.append(group)
+            group = _Group(prefix, before)
+            self._open.append(group)
         if isinstance(entry, Item):
             group.pictures.append(entry)
         else:
             group.sidecars.append(entry)
-    while open_groups:
-        yield from open_groups.pop().items()
+
+    def finish(self) -> Iterator[Item]:
+        """The pictures that are left."""
+        while self._open:
+            yield from self._open.pop().items()
+
+
+def join_sidecars(entries: Iterable[tuple[str, Item | str]]) -> Iterator[Item]:
+    """`SidecarJoin` of all paths and entries of a listing."""
+    join = SidecarJoin()
+    for path, entry in entries:
+        yield from join.add(path, entry)
+    yield from join.finish()
 
 
 def with_columns(items: Sequence[Item], read: Callable[[str], bytes]) -> list[Item]:

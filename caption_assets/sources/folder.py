@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, with_columns
+from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
+from caption_assets.sources.files import SIDECAR_EXTENSIONS, SIDECAR_LIMIT, FileFilter, with_columns
 
 _log = logging.getLogger(__name__)
 _ESCAPED = "file://"
+_PAGE = 1000
+_BEHIND = "\U0010ffff"
+"""A name behind all others."""
 _CHANGED = "the file has changed since it was planned; the new one is an item of its own"
 
 
@@ -38,10 +42,37 @@ class FolderSource:
         self.recursive = recursive
         self.settle_seconds = settle_seconds
         self.files = files or FileFilter()
+        self._left_out = 0
+        self._start = len(str(folder).rstrip("/")) + 1  # of what is relative in a path
 
     def scan(self) -> Iterator[Item]:
         """Files in order of their names. Raises FileNotFoundError where the folder is gone."""
-        yield from self._items(str(self.folder))
+        for _, item in self._entries(str(self.folder), ()):
+            if item is not None and not self._unsettled(item):
+                yield item
+
+    def pages(self, after: str = "", until: str = "") -> Iterator[Page]:
+        """Files in order of their names, part by part, behind a path below the folder.
+
+        Raises:
+            FileNotFoundError: the folder is gone.
+        """
+        del until
+        items: list[Item] = []
+        looked, left_out = 0, self._left_out
+        for path, item in self._entries(str(self.folder), after.split("/") if after else ()):
+            looked += 1
+            if item is not None:
+                items.append(item)
+            if looked == _PAGE:
+                yield self._page(items, path[self._start :], left_out)
+                items, looked, left_out = [], 0, self._left_out
+        yield self._page(items, _BEHIND, left_out, last=True)
+
+    @property
+    def keys(self) -> SortedKeys | None:
+        """A folder is read as a whole, wherever one begins."""
+        return None
 
     def complete(self, items: Sequence[Item]) -> list[Item]:
         """The items with what their sidecars say."""
@@ -64,33 +95,55 @@ class FolderSource:
         except OSError as error:
             raise FetchError("unreadable", _reason(error)) from None
 
-    def _items(self, folder: str) -> Iterator[Item]:
+    def _page(self, items: list[Item], after: str, left_out: int, *, last: bool = False) -> Page:
+        if not self.settle_seconds:
+            return Page(items, after, last, whole=left_out == self._left_out)
+        settled: list[Item] = []
+        unsettled: list[Item] = []
+        for item in items:
+            (unsettled if self._unsettled(item) else settled).append(item)
+        return Page(settled, after, last, unsettled, whole=left_out == self._left_out)
+
+    def _entries(self, folder: str, after: Sequence[str]) -> Iterator[tuple[str, Item | None]]:
+        """The files of a folder behind a place, given as the names of its parts, and the pictures among them."""
         with os.scandir(folder) as entries:
             ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
         sidecars: dict[str, list[str]] = {}
         for entry in ordered:
-            if self.files.is_sidecar(entry.name):
+            if entry.name.lower().endswith(SIDECAR_EXTENSIONS) and self.files.is_sidecar(entry.name):
                 sidecars.setdefault(os.path.splitext(entry.path)[0], []).append(entry.path)
-        start = len(str(self.folder).rstrip("/")) + 1
+        first = after[0] if after else ""
         for entry in ordered:
+            if entry.name < first:
+                continue
+            rest = after[1:] if entry.name == first else ()
             try:
                 if entry.is_dir(follow_symlinks=False):
                     if self.recursive:
-                        yield from self._items(entry.path)
-                elif self.files.is_picture(entry.path[start:]):
-                    status = entry.stat()
-                    if stat.S_ISREG(status.st_mode) and not self._unsettled(status):  # a pipe would block its reader
-                        beside = tuple(sidecars.get(os.path.splitext(entry.path)[0], ()))
-                        modified = _modified(status)
-                        yield Item(_uri(entry.path), file_etag(status), status.st_size, modified, sidecars=beside)
+                        yield from self._entries(entry.path, rest)
+                elif entry.name != first:
+                    yield entry.path, self._item(entry, sidecars)
             except FileNotFoundError:
                 continue  # deleted while we looked, or a link to nothing
             except OSError as error:
+                self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
                 _log.warning("%s: left out of the scan: %s", entry.path, _reason(error))
 
-    def _unsettled(self, status: os.stat_result) -> bool:
+    def _item(self, entry: os.DirEntry[str], sidecars: Mapping[str, Sequence[str]]) -> Item | None:
+        """The item of a file. Raises OSError."""
+        if not self.files.is_picture(entry.path[self._start :]):
+            return None
+        status = entry.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block its reader
+            return None
+        beside = tuple(sidecars.get(os.path.splitext(entry.path)[0], ())) if sidecars else ()
+        return Item(_uri(entry.path), file_etag(status), status.st_size, _modified(status), sidecars=beside)
+
+    def _unsettled(self, item: Item) -> bool:
         # the distance, not the order: a clock that is wrong (a camera's) must not keep a file out for years
-        return bool(self.settle_seconds) and abs(time.time() - status.st_mtime) < self.settle_seconds
+        if not self.settle_seconds or item.modified is None:
+            return False
+        return abs(time.time() - item.modified.timestamp()) < self.settle_seconds
 
 
 def _head(path: str) -> bytes:

@@ -7,22 +7,15 @@ an item that can only fail, so that it is counted, named by its number, and not 
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
-from caption_assets.sources.ahead import Ahead
-from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.bucket import Store, open_store, stored
-from caption_assets.sources.folder import FolderSource, file_etag
-from caption_assets.sources.rows import Row, bad_item, jsonl_rows, raise_if_bad
+from caption_assets.sources.base import Item
+from caption_assets.sources.named import NamedPictures
+from caption_assets.sources.rows import Row, bad_item, jsonl_rows
 from caption_assets.sources.web import WebFetcher
-
-_ABSENT = "absent"
-_WEB = "web"
 
 
 class JsonlSource:
@@ -50,14 +43,9 @@ class JsonlSource:
         web: WebFetcher | None = None,
     ) -> None:
         self._place = place
-        self._web = web
-        self._fetches = web.ahead if web else Ahead()
         self._columns = columns
         self._options = options or {}
-        self._root = (root or posixpath.dirname(place)).rstrip("/")
-        self._store: Store | None = None
-        if "://" in self._root:
-            self._store = open_store(self._root, self._options, self._fetches.at_once)
+        self._pictures = NamedPictures(root or posixpath.dirname(place), self._options, web)
 
     def scan(self) -> Iterator[Item]:
         """An item a line, in the file's order. Raises OSError where the file cannot be read to its end."""
@@ -74,59 +62,27 @@ class JsonlSource:
     @property
     def ahead(self) -> int:
         """How many fetches it is worth to have under way."""
-        return self._fetches.at_once
+        return self._pictures.ahead
 
     @property
     def manners(self) -> str:
         """Names the settings on which an opt-out depends."""
-        return self._web.manners if self._web else ""
+        return self._pictures.manners
 
     def start(self, uri: str, etag: str) -> Future[bytes] | None:
         """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
-        raise_if_bad(etag)
-        if self._web is not None and etag.startswith(f"{_WEB}."):
-            return self._web.start(uri)
-        if store := self._store:
-            return self._fetches.start(lambda room: stored(store, uri, "", room))
-        return None
+        return self._pictures.start(uri, etag)
 
     def fetch(self, uri: str, etag: str) -> bytes:
         """The picture's bytes. Raises FetchError."""
-        if started := self.start(uri, etag):
-            return started.result()
-        version = etag.rpartition(".")[0]
-        if version == _ABSENT:
-            raise FetchError("gone", "the file was not there when its line was planned; planning again finds it")
-        if not self._inside(uri):
-            raise FetchError("forbidden", "the file is a link to outside of the root")
-        return FolderSource(Path(self._root)).fetch(uri, version)
+        return self._pictures.fetch(uri, etag)
 
     def _item(self, row: Row, name: str) -> Item:
         path = row.columns[name]
         if not isinstance(path, str):
             return bad_item(self._place, row, f"{name} is no text")
         columns = {key: value for key, value in row.columns.items() if key != name}
-        if self._web is not None and path.startswith(("http://", "https://")):
-            return Item(path, f"{_WEB}.{row.digest}", 0, None, columns)
-        path = path.removeprefix(f"{self._root}/")
-        target = posixpath.normpath(path)
-        if "://" in path:
-            return bad_item(self._place, row, f"{name} is a URL outside of the root")
-        if path.startswith("/") or target == ".." or target.startswith("../") or "\0" in path:
-            return bad_item(self._place, row, f"{name} leads out of the root")
-        uri = f"{self._root}/{target}"
-        version, size = ("", 0) if self._store else _local_version(uri)
-        return Item(uri, f"{version}.{row.digest}", size, None, columns)
-
-    def _inside(self, path: str) -> bool:
-        """Whether a file is below the root where links are followed, too: a list must not be a way to other files."""
-        root = os.path.realpath(self._root)
-        return os.path.commonpath([root, os.path.realpath(path)]) == root
-
-
-def _local_version(path: str) -> tuple[str, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return _ABSENT, 0
-    return file_etag(status), status.st_size
+        try:
+            return self._pictures.item(path, row.digest, columns)
+        except ValueError as error:
+            return bad_item(self._place, row, f"{name} {error}")

@@ -8,17 +8,22 @@ from caption_assets.config import (
     FolderDataset,
     HuggingFaceDataset,
     JsonlDataset,
+    KafkaDataset,
     PipelineConfig,
     UrlListDataset,
     WebDatasetDataset,
 )
-from caption_assets.config_datasets import Dataset, FetchesAhead
+from caption_assets.config_datasets import FetchesAhead
+from caption_assets.config_kinds import Dataset
+from caption_assets.kafka.client import settings
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, FieldError, Source
 from caption_assets.sources.bucket import BucketSource
 from caption_assets.sources.files import FileFilter
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.jsonl import JsonlSource
+from caption_assets.sources.kafka import Answering, KafkaSource
+from caption_assets.sources.named import NamedPictures
 from caption_assets.sources.rows import raise_if_bad
 from caption_assets.sources.url_list import UrlListSource
 from caption_assets.sources.web import WebFetcher
@@ -45,7 +50,7 @@ def open_source(config: PipelineConfig, name: str, *, settle: bool = False) -> S
             files=_filter(dataset),
         )
     try:
-        return _open(config, name)
+        return _open_kafka(config, name, dataset, settle) if isinstance(dataset, KafkaDataset) else _open(config, name)
     except (ImportError, ValueError, TypeError) as error:
         where = f"datasets.{name}.{_field(dataset)}: {config.dataset_place(name)}"
         raise ConfigError(
@@ -79,7 +84,7 @@ def look(config: PipelineConfig, name: str) -> str | None:
             f"{config.file}: datasets.{name}.{field}: {told}; correct it, or allow access to it"
         ) from None
     if first is None:
-        return "there is nothing in it yet"
+        return None if isinstance(dataset, KafkaDataset) else "there is nothing in it yet"
     try:
         raise_if_bad(first.etag)
     except FetchError as error:
@@ -89,6 +94,8 @@ def look(config: PipelineConfig, name: str) -> str | None:
 
 def _field(dataset: Dataset) -> str:
     """The field that says where a dataset is."""
+    if isinstance(dataset, KafkaDataset):
+        return "topic"
     return "url" if isinstance(dataset, BucketDataset) else "path"
 
 
@@ -119,6 +126,18 @@ def _open_hugging_face(dataset: HuggingFaceDataset, place: str) -> Source:
     options = {key: value for key, value in named.items() if value}
     kind = HuggingFaceStream if dataset.streaming else HuggingFaceSource
     return kind(place, split=dataset.split, image=dataset.image, columns=dataset.columns, options=options)
+
+
+def _open_kafka(config: PipelineConfig, name: str, dataset: KafkaDataset, settle: bool) -> Source:
+    """The source of a Kafka dataset. Raises ImportError, ValueError, TypeError, ConfigError."""
+    field = f"datasets.{name}" if dataset.brokers else "kafka"
+    client = settings(config.kafka_connection(name), f"{config.file}: {field}", config.base_dir)
+    web = WebFetcher(dataset.web, _ahead(dataset.web, int(config.media.max_file_mb * 1e6)))
+    root = config.absolute(dataset.root) if dataset.root else None
+    out, same = config.kafka, not dataset.brokers
+    failures = out.topic("captions.failed") if out and same and "captions.failed" in out.topics else None
+    answering = Answering(frozenset(config.perspectives.enabled), failures, out.producer if out else "caption-assets")
+    return KafkaSource(name, dataset, client, NamedPictures(root, dataset.options, web), answering, settle=settle)
 
 
 def _ahead(limits: FetchesAhead, limit: int) -> Ahead:

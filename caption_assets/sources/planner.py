@@ -1,25 +1,30 @@
 """The planner: cuts what is new in a dataset into shards, append-only.
 
-New items are the scan minus all planned (uri, etag). A shard is claimed by creating its plan file where none is; a
-planner that finds its number taken reads what the other one planned and starts over. So two planners at once neither
-lose nor double an item, and planning again with nothing new does nothing.
+New items are those whose (uri, etag) no plan has. A shard is claimed by creating its plan file where none is; a planner
+that finds its number taken reads what the other one planned and takes that out of its own. So two planners at once
+neither lose nor double an item, and planning again with nothing new does nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
-import pyarrow as pa
+import numpy as np
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake, table_bytes
-from caption_assets.sources.base import CompletesItems, Item, Source
+from caption_assets.sources.base import CompletesItems, GivesOnce, Item, Source
+from caption_assets.sources.identities import ABSENT, Ids, identities
 from caption_assets.sources.kinds import open_source as open_source
+from caption_assets.sources.known import Known, keys_of, plans_from
+
+_AT_ONCE = 1000
+"""Items whose identities are looked up together."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,17 @@ class Planned:
     shards: list[Shard]
     new_shards: list[Shard]
     new_items: int
+    notes: list[str] = field(default_factory=list)
+    """What the source has to say, in lines."""
 
 
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
-    """The shards of a dataset, in the order they were planned."""
-    shards = (_shard_of(name) for name in lake.list(layout.plan_folder(dataset)))
-    return sorted(shard for shard in shards if shard is not None and shard.dataset == dataset)
+    """The shards of a dataset, in the order they were planned: without those merged into others, or being made so."""
+    while True:
+        ledger = read_ledger(lake, dataset)
+        shards = [shard for shard in plans_from(lake, dataset, 0) if shard not in ledger.hidden]
+        if not ledger.changed(lake):  # else a merge began or ended between the two looks
+            return shards
 
 
 def planned_datasets(lake: Lake) -> list[str]:
@@ -44,31 +54,92 @@ def planned_datasets(lake: Lake) -> list[str]:
     return [name for name in datasets if planned_shards(lake, name)]
 
 
+class Planner:
+    """Plans items of one dataset as they come.
+
+    Args:
+        known: what is planned, as far as this machine knows.
+        source: completes items, if it is one that does.
+        size: items of a full shard.
+    """
+
+    def __init__(self, lake: Lake, dataset: str, known: Known, source: object, size: int) -> None:
+        self._lake, self._dataset, self._known, self._size = lake, dataset, known, size
+        self._source = source
+        self._held: dict[tuple[int, int], Item] = {}
+        self.shards: list[Shard] = []
+        """Those that were planned, in order."""
+        self.items = 0
+        """How many items they have."""
+
+    @property
+    def held(self) -> list[Item]:
+        """New items that no shard has yet."""
+        return list(self._held.values())
+
+    def offer(self, items: Sequence[Item]) -> int:
+        """Hold those items that are new, and plan full shards of them. Returns how many were new."""
+        return self.offer_known(items, identities(item.key for item in items))
+
+    def offer_known(self, items: Sequence[Item], ids: Ids) -> int:
+        """`offer` of items whose identities are known."""
+        before = len(self._held)
+        for place in np.flatnonzero(self._known.find(ids) == ABSENT).tolist():
+            key = (int(ids[0, place]), int(ids[1, place]))
+            self._held[key] = items[place]  # as it is now: a sidecar may have come
+        new = len(self._held) - before
+        while len(self._held) >= self._size:
+            self._plan()
+        return new
+
+    def offer_all(self, items: Iterable[Item]) -> None:
+        """`offer` of any number of items."""
+        for some in _chunks(items, _AT_ONCE):
+            self.offer(some)
+
+    def close(self, *, rest: bool = True) -> None:
+        """Plan what is held, also as a shard that is not full; without `rest` it stays held."""
+        while rest and self._held:
+            self._plan()
+        self._known.flush()
+
+    def _plan(self) -> None:
+        """Plan the items that were held first. Where another planner was faster, its items are held no longer."""
+        keys = list(islice(self._held, self._size))
+        chunk = [self._held[key] for key in keys]
+        shard = Shard(self._dataset, self._known.next)
+        if isinstance(self._source, CompletesItems):
+            chunk = self._source.complete(chunk)
+        if not self._lake.create(layout.plan_file(shard), plan_bytes(shard, chunk)):
+            self._known.catch_up()
+            held = np.array([*self._held], np.uint64).reshape(-1, 2).T
+            planned = set(keys_of(held[:, self._known.find(held) != ABSENT]))
+            self._held = {key: item for key, item in self._held.items() if key not in planned}
+            return
+        self._known.add(shard, np.array(keys, np.uint64).T)
+        for key in keys:
+            del self._held[key]
+        self.shards.append(shard)
+        self.items += len(chunk)
+
+
 def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> Planned:
     """Plan everything that is new in a dataset.
 
     Raises:
         FileNotFoundError: the source itself is gone.
     """
-    new_shards: list[Shard] = []
-    new_items = 0
-    while True:
-        known, shards = _planned_identities(lake, dataset)
-        number = shards[-1].number + 1 if shards else 0
-        fresh = _unknown(source.scan(), known)
-        lost = False
-        for chunk in _chunks(fresh, shard_size):
-            shard = Shard(dataset, number)
-            if isinstance(source, CompletesItems):
-                chunk = source.complete(chunk)
-            if not lake.create(layout.plan_file(shard), table_bytes(_plan_table(shard, chunk))):
-                lost = True  # another planner took this number: its items are now known
-                break
-            new_shards.append(shard)
-            new_items += len(chunk)
-            number += 1
-        if not lost:
-            return Planned(planned_shards(lake, dataset), new_shards, new_items)
+    known = Known(lake, dataset)
+    known.catch_up()
+    planner = Planner(lake, dataset, known, source, shard_size)
+    planner.offer_all(source.scan())
+    notes: list[str] = []
+    if isinstance(source, GivesOnce):
+        planner.close(rest=source.closes(planner.held))
+        notes = source.planned(planner.held)
+    else:
+        planner.close()
+    return Planned(planned_shards(lake, dataset), planner.shards, planner.items, notes)
 
 
 def read_plan(lake: Lake, shard: Shard) -> list[Item]:
@@ -79,46 +150,16 @@ def read_plan(lake: Lake, shard: Shard) -> list[Item]:
     ]
 
 
-def _planned_identities(lake: Lake, dataset: str) -> tuple[set[bytes], list[Shard]]:
-    shards = planned_shards(lake, dataset)
-    known: set[bytes] = set()
-    for shard in shards:
-        table = lake.read_table(layout.plan_file(shard), ["uri", "etag"])
-        known.update(map(_identity, table["uri"].to_pylist(), table["etag"].to_pylist()))
-    return known, shards
-
-
-def _shard_of(name: str) -> Shard | None:
-    """The shard of a plan file; None for what others put beside."""
-    try:
-        return Shard.parse(name.removesuffix(".parquet")) if name.endswith(".parquet") else None
-    except ValueError:
-        return None
-
-
-def _identity(uri: str, etag: str) -> bytes:
-    """16 bytes for (uri, etag): a million whole ones would take more memory than a run may."""
-    return hashlib.blake2b(f"{len(uri)}:{uri}{etag}".encode(), digest_size=16).digest()
-
-
-def _unknown(items: Iterable[Item], known: set[bytes]) -> Iterator[Item]:
-    """Items not in `known`, each once; they are known from then on."""
-    for item in items:
-        identity = _identity(item.uri, item.etag)
-        if identity not in known:
-            known.add(identity)
-            yield item
-
-
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
 
 
-def _plan_table(shard: Shard, items: list[Item]) -> pa.Table:
+def plan_bytes(shard: Shard, items: Sequence[Item]) -> bytes:
+    """The plan file of a shard."""
     planned_at = tables.now()
-    return tables.table(
+    table = tables.table(
         [
             {
                 "dataset": shard.dataset,
@@ -134,3 +175,4 @@ def _plan_table(shard: Shard, items: list[Item]) -> pa.Table:
         ],
         tables.PLAN,
     )
+    return table_bytes(table)

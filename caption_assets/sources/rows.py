@@ -79,11 +79,16 @@ def digest(content: bytes) -> str:
 
 def bad_item(place: str, row: Row, error: str) -> Item:
     """What is planned for a row that can only fail: its uri names the line, its etag the content and the reason."""
-    return Item(f"{place}#L{row.number}", f"{row.digest}{_BAD}{error}", 0)
+    return unusable(f"{place}#L{row.number}", row.digest, error)
+
+
+def unusable(uri: str, digest: str, error: str) -> Item:
+    """An item that can only fail."""
+    return Item(uri, f"{digest}{_BAD}{error}", 0)
 
 
 def raise_if_bad(etag: str) -> None:
-    """Raise FetchError for an item that `bad_item` made."""
+    """Raise FetchError for an item that `unusable` made."""
     if _BAD in etag:
         raise FetchError("bad_row", etag.partition(_BAD)[2])
 

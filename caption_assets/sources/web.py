@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import random
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +22,7 @@ from caption_assets.sources.addresses import BlockedAddressError, GuardedResolve
 from caption_assets.sources.ahead import Ahead, Room
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.politeness import HostGate, HostGates, Robots, opted_out, retry_after
+from caption_assets.sources.spool import Body, Spool
 
 _CHUNK = 1 << 16
 _ROBOTS_BYTES = 500 * 1024
@@ -30,7 +30,7 @@ _REDIRECTS = frozenset([301, 302, 303, 307, 308])
 _AGAIN = frozenset([408, 425, 429, 500, 502, 503, 504])
 _KINDS: dict[int, MediaFailureKind] = {401: "forbidden", 403: "forbidden", 404: "gone", 410: "gone", 451: "forbidden"}
 
-Read = Callable[[aiohttp.ClientResponse], Awaitable[bytes]]
+Read = Callable[[aiohttp.ClientResponse], Awaitable[Body]]
 
 
 class _RetryError(FetchError):
@@ -68,7 +68,7 @@ class WebFetcher:
         """Begin to fetch; the future's result is the body, or FetchError."""
         return self.ahead.start(lambda room: self._fetch(url, room))
 
-    async def _fetch(self, url: str, room: Room) -> bytes:
+    async def _fetch(self, url: str, room: Room) -> Body:
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._worth_another),
             stop=stop_after_attempt(self._web.attempts),
@@ -90,19 +90,19 @@ class WebFetcher:
         longest = min(self._web.backoff_seconds * 2.0 ** (state.attempt_number - 1), self._web.max_wait_seconds)
         return after + random.uniform(longest / 2, longest)
 
-    async def _follow(self, text: str, room: Room) -> bytes:
+    async def _follow(self, text: str, room: Room) -> Body:
         """The body at the end of a bounded number of redirects, each checked like the first URL."""
         url = _parsed(text)
         for _ in range(self._web.redirects + 1):
             if self._web.robots and not await self._robots.allows(url):
                 raise FetchError("opted_out", "robots.txt of its host asks not to fetch it")
             answer = await self._get(url, lambda response: _body(response, room), honour=True)
-            if isinstance(answer, bytes):
+            if not isinstance(answer, URL):
                 return answer
             url = answer
         raise FetchError("unreadable", f"more than {self._web.redirects} redirects")
 
-    async def _get(self, url: URL, read: Read, *, honour: bool) -> bytes | URL:
+    async def _get(self, url: URL, read: Read, *, honour: bool) -> Body | URL:
         """What is read of a body, or where it is instead. Raises FetchError."""
         async with _translated():
             check_host(url, self._web.allow_hosts)
@@ -141,9 +141,10 @@ class WebFetcher:
                 if error.kind in ("gone", "forbidden", "unreadable"):
                     return 404, ""  # a host without robots.txt allows everything
                 raise
-            if isinstance(answer, bytes):
+            if isinstance(answer, URL):
+                url = answer
+            elif isinstance(answer, bytes):
                 return 200, answer.decode("utf-8", "replace")
-            url = answer
         return 404, ""
 
     def _open(self) -> aiohttp.ClientSession:
@@ -180,17 +181,17 @@ def _parsed(text: str, base: URL | None = None) -> URL:
     return url.with_fragment(None)
 
 
-async def _body(response: aiohttp.ClientResponse, room: Room) -> bytes:
+async def _body(response: aiohttp.ClientResponse, room: Room) -> Body:
     """The body, read as far as there is room. Raises FetchError (too_large), NoRoomError."""
     length = None if "Content-Encoding" in response.headers else response.content_length
     if length is not None:
         room.exactly(length)
-    with io.BytesIO() as body:  # gives its content away without a copy, and frees what an error would hold on to
+    with Spool() as body:
         async for chunk in response.content.iter_chunked(_CHUNK):
             body.write(chunk)
             if length is None:
-                room.at_least(body.tell())
-        return body.getvalue()
+                room.at_least(len(body))
+        return body.content()
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

@@ -27,6 +27,7 @@ from caption_assets.sources.bucket import CHANGED, GONE, Translated, open_store,
 from caption_assets.sources.files import EXTENSIONS, SIDECAR_LIMIT, extension, sidecar_columns
 from caption_assets.sources.forward import Forward
 from caption_assets.sources.rows import opened, raise_if_bad
+from caption_assets.sources.spool import Body
 
 _SIDECARS = frozenset(["json", "txt", "cls"])
 _PLACE = re.compile(r"(?P<tar>.*)@(?P<offset>\d+)\+(?P<length>\d+)", re.DOTALL)
@@ -100,7 +101,7 @@ class WebDatasetSource:
         url, tar, offset, length = _place_of(uri, etag)
         return self._from_stream(url, tar, offset) if length else b""
 
-    async def _range(self, url: str, tar: str, offset: int, length: int, room: Room) -> bytes:
+    async def _range(self, url: str, tar: str, offset: int, length: int, room: Room) -> Body:
         if not length:
             return b""
         data = await stored(self._store, url, tar, room, offset, offset + length)

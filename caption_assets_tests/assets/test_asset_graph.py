@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from caption_assets.assets.captions import build_caption_assets
+from caption_assets.captioning.loaded import load
 from caption_assets.config import PipelineConfig
 from caption_assets.definitions import build_defs
 from caption_assets.jobs import CAPTION_JOB, EXPORT_JOB, INGEST_JOB, NEAR_DUPLICATES_JOB
@@ -74,7 +75,7 @@ def test_an_op_that_only_talks_to_servers_takes_no_gpu(
     monkeypatch.setenv("CAPTION_ASSETS_EXECUTOR", "k8s")
     pool = {"kind": "openai", "model": "m", "servers": ["http://127.0.0.1:9/v1"]}
     for engine, gpu in ((pool, False), ({"kind": "vllm", "model": "tiny"}, True)):
-        op = build_caption_assets(make_config(engines={"default": engine}))[0].op
+        op = build_caption_assets(load(make_config(engines={"default": engine})))[0].op
         assert (op.pool == "gpu") is gpu
         assert ("dagster-k8s/config" in op.tags) is gpu
 
@@ -125,7 +126,7 @@ def test_only_watched_datasets_have_a_sensor(make_config: Callable[..., Pipeline
         for name, watch in names.items()
     }
     sensors = build_defs(make_config(datasets=datasets)).sensors or []
-    assert [sensor.name for sensor in sensors] == ["arrivals_a_b", "arrivals_c_d"]
+    assert [sensor.name for sensor in sensors if "arrivals" in sensor.name] == ["arrivals_a_b", "arrivals_c_d"]
 
 
 def test_metadata_of_the_assets_holds_no_path_of_this_machine(make_config: Callable[..., PipelineConfig]) -> None:

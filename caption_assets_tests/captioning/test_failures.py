@@ -14,6 +14,7 @@ from caption_assets.captioning.catalog import open_views
 from caption_assets.captioning.scheduler import BreakerTripped
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
+from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_failures
@@ -187,3 +188,101 @@ def test_a_lost_segment_is_a_failure_of_its_pictures_until_media_is_repaired(
     ingest(config, lake)
     (repaired,) = caption(config, lake, shards, lent(ScriptedEngine(good)), run_id="second")
     assert repaired.looks["synthesized_caption"].done == 8
+
+
+def refusing_to_synthesize(request: EngineRequest) -> EngineReply:
+    """Invalid answers to the synthesis, whatever it reads."""
+    if perspective_of(request) == "synthesized_caption":
+        return reply('{"caption": 3}')
+    return good(request)
+
+
+def counting_two(request: EngineRequest) -> EngineReply:
+    """As good as any, with another count."""
+    if perspective_of(request) == "scene_count":
+        return reply('{"count": 2, "background": "white"}')
+    return good(request)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["with its input", "afterwards"])
+def test_a_settled_reader_starts_over_when_its_input_says_something_else(
+    prepared: tuple[PipelineConfig, Lake, list[Shard]], together: bool
+) -> None:
+    config, lake, shards = prepared
+    caption(config, lake, shards, lent(ScriptedEngine(refusing_to_synthesize)))
+    settled = read_failures(lake, "synthesized_caption", shards[0])
+    assert {(row["kind"], row["attempts"], row["retryable"]) for row in settled} == {("schema", 3, False)}
+
+    remove_rows(lake, config, "scene_count", shards[0])  # so that it is asked again
+    engine = ScriptedEngine(counting_two)
+    for names in [None] if together else [["scene_count"], None]:
+        reports = caption(config, lake, shards, lent(engine), run_id="other counts", only=names)
+    assert Counter(map(perspective_of, engine.requests)) == {"scene_count": 8, "synthesized_caption": 8}
+    assert reports[0].looks["synthesized_caption"].done == 8
+    assert all(look.complete for look in reports[0].looks.values())
+    stored = rows.read_rows(lake, bound_of(config)["synthesized_caption"], shards[0])
+    assert {row["attempts"] for row in stored.values()} == {1}, "those for another prompt do not count"
+    assert read_failures(lake, "synthesized_caption", shards[0]) == []
+
+
+def test_a_settled_reader_stays_settled_when_its_input_says_the_same_again(
+    prepared: tuple[PipelineConfig, Lake, list[Shard]],
+) -> None:
+    config, lake, shards = prepared
+    caption(config, lake, shards, lent(ScriptedEngine(refusing_to_synthesize)))
+    settled = read_failures(lake, "synthesized_caption", shards[0])
+    remove_rows(lake, config, "scene_count", shards[0])
+    engine = ScriptedEngine(good)
+    (report,) = caption(config, lake, shards, lent(engine), run_id="same counts")
+    assert Counter(map(perspective_of, engine.requests)) == {"scene_count": 8}
+    assert report.looks["synthesized_caption"].failure_kinds == {"schema": 8}
+    assert all(look.complete for look in report.looks.values())
+    again = read_failures(lake, "synthesized_caption", shards[0])
+    assert sorted(again, key=media_id_of) == sorted(settled, key=media_id_of)
+
+
+def test_attempts_at_another_prompt_do_not_count(prepared: tuple[PipelineConfig, Lake, list[Shard]]) -> None:
+    config, lake, shards = prepared
+    caption(config, lake, shards, lent(ScriptedEngine(refusing_to_synthesize)))
+    for count in (2, 3):  # always another input, always in vain
+        remove_rows(lake, config, "scene_count", shards[0])
+
+        def script(request: EngineRequest, count: int = count) -> EngineReply:
+            if perspective_of(request) == "scene_count":
+                return reply(json.dumps({"count": count, "background": "white"}))
+            return refusing_to_synthesize(request)
+
+        engine = ScriptedEngine(script)
+        caption(config, lake, shards, lent(engine), run_id=f"count {count}")
+        assert Counter(map(perspective_of, engine.requests)) == {"scene_count": 8, "synthesized_caption": 24}
+        failures = read_failures(lake, "synthesized_caption", shards[0])
+        assert {(row["kind"], row["attempts"], row["retryable"]) for row in failures} == {("schema", 3, False)}
+        assert len(failures) == 8
+
+
+def test_a_settled_reader_whose_input_fails_stays_as_it_is(
+    prepared: tuple[PipelineConfig, Lake, list[Shard]],
+) -> None:
+    config, lake, shards = prepared
+    caption(config, lake, shards, lent(ScriptedEngine(refusing_to_synthesize)))
+    settled = read_failures(lake, "synthesized_caption", shards[0])
+    remove_rows(lake, config, "scene_count", shards[0])
+
+    def script(request: EngineRequest) -> EngineReply:
+        return reply("no JSON") if perspective_of(request) == "scene_count" else good(request)
+
+    (report,) = caption(config, lake, shards, lent(ScriptedEngine(script)), run_id="no counts")
+    assert report.looks["scene_count"].failure_kinds == {"not_json": 8}
+    assert report.looks["synthesized_caption"].failure_kinds == {"schema": 8}
+    again = read_failures(lake, "synthesized_caption", shards[0])
+    assert sorted(again, key=media_id_of) == sorted(settled, key=media_id_of)
+
+
+def media_id_of(row: dict[str, Any]) -> str:
+    """To sort by."""
+    return str(row["media_id"])
+
+
+def remove_rows(lake: Lake, config: PipelineConfig, name: str, shard: Shard) -> None:
+    """Make a perspective's captions of a shard disappear."""
+    lake.remove_folder(layout.captions_folder(name, bound_of(config)[name].fingerprint, shard))

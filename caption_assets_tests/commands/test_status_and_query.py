@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,6 +21,7 @@ from caption_assets.engine.protocol import EngineReply, EngineRequest
 from caption_assets_tests.assets.running import PERSPECTIVES, Pipeline, answer, write_config
 from caption_assets_tests.support import ScriptedEngine, lent, reply
 
+STAGES = ["media", *PERSPECTIVES]
 DEMO_LIBRARY = Path(caption_assets.demo.__file__).parent / "perspectives"
 
 
@@ -34,10 +36,15 @@ class Lines:
         return CliRunner().invoke(main, list(arguments), env={CONFIG_VARIABLE: str(self.pipeline.config.file)})
 
     def status(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """`status --json`, by shard and perspective."""
-        result = self.run("status", "--json")
+        """`status --json --shards`, by shard and perspective."""
+        return {(entry["shard"], entry["perspective"]): entry for entry in self.document("--shards")["shards"]}
+
+    def document(self, *options: str) -> dict[str, Any]:
+        """`status --json`."""
+        result = self.run("status", "--json", *options)
         assert result.exit_code == 0, result.output
-        return {(entry["shard"], entry["perspective"]): entry for entry in json.loads(result.output)}
+        document: dict[str, Any] = json.loads(result.output)
+        return document
 
 
 @pytest.fixture(scope="module")
@@ -65,33 +72,68 @@ def lines(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Lines:
 
 def counts(entry: dict[str, Any]) -> dict[str, int]:
     """The numbers of an entry that are not zero."""
-    names = ("pictures", "done", "missing", "stale", "failed")
+    names = ("total", "done", "missing", "stale", "failed")
     return {name: entry[name] for name in names if entry[name]}
 
 
 def test_every_shard_and_perspective_has_an_entry_with_its_numbers(lines: Lines) -> None:
     status = lines.status()
-    assert status.keys() == {(f"demo-00000{number}", name) for number in range(3) for name in PERSPECTIVES}
+    assert status.keys() == {(f"demo-00000{number}", name) for number in range(3) for name in STAGES}
     assert {entry["dataset"] for entry in status.values()} == {"demo"}
-    assert counts(status["demo-000000", "scene_caption"]) == {"pictures": 3, "done": 3}
-    assert counts(status["demo-000000", "scene_count"]) == {"pictures": 3, "done": 2, "failed": 1}
-    assert counts(status["demo-000000", "synthesized_caption"]) == {"pictures": 3, "done": 2, "failed": 1}
-    assert counts(status["demo-000001", "scene_count"]) == {"pictures": 2, "missing": 2}
-    assert status["demo-000001", "scene_count"]["media_failures"] == 1
+    assert counts(status["demo-000000", "scene_caption"]) == {"total": 3, "done": 3}
+    assert counts(status["demo-000000", "scene_count"]) == {"total": 3, "done": 2, "failed": 1}
+    assert counts(status["demo-000000", "synthesized_caption"]) == {"total": 3, "done": 2, "failed": 1}
+    assert counts(status["demo-000001", "scene_count"]) == {"total": 2, "missing": 2}
+    assert counts(status["demo-000001", "media"]) == {"total": 3, "done": 2, "failed": 1}
     assert counts(status["demo-000002", "scene_count"]) == {}
-    assert (status["demo-000002", "scene_count"]["planned"], status["demo-000002", "scene_count"]["media"]) == (1, 0)
+    assert counts(status["demo-000002", "media"]) == {"total": 1, "missing": 1}
+    assert status["demo-000001", "media"]["failure_kinds"] == {"truncated": 1}
+    assert status["demo-000000", "scene_count"]["failure_kinds"] == {"not_json": 1}
+    states = {key: entry["state"] for key, entry in status.items()}
+    assert states["demo-000000", "scene_caption"] == "done"
+    assert states["demo-000000", "scene_count"] == "done with errors"
+    assert states["demo-000001", "media"] == "done with errors"
+    assert {states[f"demo-00000{number}", "scene_count"] for number in (1, 2)} == {"pending"}
+    assert states["demo-000002", "media"] == "pending"
+
+
+def test_totals_are_the_sums_of_the_shards(lines: Lines) -> None:
+    document = lines.document()
+    assert (document["shards"], document["shards_left_out"]) == ([], 0)
+    totals = {each["perspective"]: each for each in document["totals"]}
+    assert list(totals) == ["media", *sorted(PERSPECTIVES)]
+    assert {each["shards"] for each in totals.values()} == {3}
+    for name, total in totals.items():
+        entries = [entry for (_, stage), entry in lines.status().items() if stage == name]
+        for word in ("total", "done", "missing", "stale", "failed"):
+            assert total[word] == sum(entry[word] for entry in entries), (name, word)
+        assert total["total"] == total["done"] + total["failed"] + total["missing"] + total["stale"]
+    assert totals["scene_count"]["states"] == {"pending": 2, "done with errors": 1}
+    assert totals["media"]["failure_kinds"] == {"truncated": 1}
+    assert {each["kind"] for each in document["failures"]} == {"truncated", "not_json", "input_missing"}
 
 
 def test_the_table_says_it_in_words(lines: Lines) -> None:
     result = lines.run("status")
     assert result.exit_code == 0
-    states = {
-        tuple(line.split()[:2]): " ".join(line.split()[7:]) for line in result.output.splitlines() if "demo-" in line
+    (row,) = [line for line in result.output.splitlines() if line.split()[:2] == ["demo", "scene_count"]]
+    assert "3/5" in row
+    assert "1 (not_json: 1)" in row
+    assert row.rstrip().endswith("2 pending, 1 done with errors")
+    assert "demo-000000" not in row
+    shards = lines.run("status", "--shards", "--limit", "2").output
+    assert shards.count("demo-00000") == 2
+    assert "13 more shards' stages" in shards
+
+
+def test_the_catalogs_view_shows_the_same(lines: Lines) -> None:
+    with duckdb.connect(str(Path(lines.pipeline.config.lake) / "catalog.duckdb"), read_only=True) as catalog:
+        rows = catalog.execute("SELECT shard, perspective, state, total, done, failed, missing FROM status").fetchall()
+    told = {
+        key: tuple(entry[name] for name in ("state", "total", "done", "failed", "missing"))
+        for key, entry in lines.status().items()
     }
-    assert states["demo-000000", "scene_caption"] == "done"
-    assert states["demo-000000", "scene_count"] == "done with errors"
-    assert states["demo-000001", "scene_count"] == "pending"
-    assert states["demo-000002", "scene_count"] == "no media yet"
+    assert {(row[0], row[1]): row[2:] for row in rows} == told
 
 
 def test_a_changed_prompt_is_stale_until_it_is_captioned_again(lines: Lines, tmp_path: Path) -> None:
@@ -110,19 +152,21 @@ def test_a_changed_prompt_is_stale_until_it_is_captioned_again(lines: Lines, tmp
         lent(ScriptedEngine(answer)),
     )
     status = Lines(changed).status()
-    assert counts(status["demo-000000", "scene_objects"]) == {"pictures": 3, "stale": 3}
+    assert counts(status["demo-000000", "scene_objects"]) == {"total": 3, "stale": 3}
     # The one without a synthesis was a failure of the earlier form, which says nothing about the new one.
-    assert counts(status["demo-000000", "synthesized_caption"]) == {"pictures": 3, "stale": 2, "missing": 1}
-    assert counts(status["demo-000000", "scene_caption"]) == {"pictures": 3, "done": 3}
+    assert counts(status["demo-000000", "synthesized_caption"]) == {"total": 3, "stale": 2, "missing": 1}
+    assert counts(status["demo-000000", "scene_caption"]) == {"total": 3, "done": 3}
     assert status["demo-000000", "scene_objects"]["why"] == "prompt changed"
     assert status["demo-000000", "synthesized_caption"]["why"] == "input scene_objects changed"
     assert status["demo-000000", "scene_caption"]["why"] is None
     assert status["demo-000000", "scene_objects"]["redo_seconds"] > 0
-    told = [line for line in Lines(changed).run("status").output.splitlines() if line.startswith("scene_objects:")]
+    told = [
+        line for line in Lines(changed).run("status").output.splitlines() if line.startswith("demo, scene_objects:")
+    ]
     assert len(told) == 1
     assert "3 stale (prompt changed), about" in told[0]
     changed.caption_new(lines.pipeline, "demo-000000")
-    assert counts(Lines(changed).status()["demo-000000", "scene_objects"]) == {"pictures": 3, "done": 3}
+    assert counts(Lines(changed).status()["demo-000000", "scene_objects"]) == {"total": 3, "done": 3}
 
 
 def test_rows_as_a_table(lines: Lines) -> None:
@@ -169,7 +213,7 @@ def test_captions_can_be_read_though_the_pictures_are_gone(lines: Lines, tmp_pat
     moved = Lines(Pipeline.of(write_config(tmp_path, {"demo": {"path": "gone"}})))
     (tmp_path / "gone").rmdir()
     assert moved.run("query", "SELECT count(*) FROM media").exit_code == 0
-    assert len(moved.status()) == 12
+    assert len(moved.status()) == 15
 
 
 @pytest.mark.parametrize("command", [["status"], ["query", "SELECT 1"]])

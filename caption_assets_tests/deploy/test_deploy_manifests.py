@@ -219,7 +219,7 @@ CHART_FIELDS: dict[str, set[str]] = {
 DEPLOYMENT_FIELDS = {
     "name",
     "image",
-    "dagsterApiGrpcArgs",
+    "codeServerArgs",
     "port",
     "includeConfigInLaunchedRuns",
     "env",
@@ -255,7 +255,7 @@ def test_runs_and_steps_are_pods_with_the_code_location_s_settings() -> None:
     assert tree["runLauncher"]["type"] == "K8sRunLauncher"
     assert code_location()["env"]["CAPTION_ASSETS_EXECUTOR"] == "k8s"
     assert code_location()["includeConfigInLaunchedRuns"]["enabled"]
-    assert code_location()["dagsterApiGrpcArgs"][-1] == "caption_assets.definitions"
+    assert code_location()["codeServerArgs"][-1] == "caption_assets.definitions"
 
 
 def test_ports_agree_with_the_policies_and_the_image() -> None:
@@ -286,6 +286,7 @@ def test_dagster_accepts_the_instance_that_the_values_describe(tmp_path: Path) -
     """What the chart writes into dagster.yaml of these sections, read by Dagster itself."""
     tree = values()
     monitoring, pools = tree["dagsterDaemon"]["runMonitoring"], tree["concurrency"]["pools"]
+    runs = tree["concurrency"]["runs"]
     assert not tree["dagsterDaemon"]["runCoordinator"]["enabled"], (
         "its max_concurrent_runs conflicts with `concurrency`"
     )
@@ -293,7 +294,10 @@ def test_dagster_accepts_the_instance_that_the_values_describe(tmp_path: Path) -
     instance = {
         "concurrency": {
             "pools": {"granularity": pools["granularity"], "default_limit": pools["defaultLimit"]},
-            "runs": {"max_concurrent_runs": tree["concurrency"]["runs"]["maxConcurrentRuns"]},
+            "runs": {
+                "max_concurrent_runs": runs["maxConcurrentRuns"],
+                "tag_concurrency_limits": runs["tagConcurrencyLimits"],
+            },
         },
         "run_monitoring": {
             "enabled": monitoring["enabled"],

@@ -91,3 +91,20 @@ def test_cancelling_a_request_aborts_it_and_the_engine_goes_on(shared_engine: Sh
         return await asyncio.wait_for(shared_engine.generate(_request("after")), timeout=60)
 
     assert asyncio.run(ask()).completion_tokens > 0
+
+
+def test_a_lower_priority_number_goes_first(shared_engine: SharedEngine) -> None:
+    order: list[str] = []
+
+    async def ask(name: str, priority: int) -> None:
+        await shared_engine.generate(_request(name, f"Count {name}.", image=None, image_id=None, priority=priority))
+        order.append(name)
+
+    async def everything() -> None:
+        waits = [ask(f"waits-{n}", 1) for n in range(192)]  # three times what the engine runs at once
+        first = [ask(f"first-{n}", 0) for n in range(32)]
+        await asyncio.gather(*waits, *first)
+
+    asyncio.run(everything())
+    last = max(order.index(f"first-{n}") for n in range(32))
+    assert last < 160, "those that came last, and go first, overtook most of those that wait"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from caption_assets.events.event import SCHEMA_FILE
+from caption_assets.lake.current import promote
 from caption_assets_tests.events.receiver import Delivery, Receiver, Status, slow
 from caption_assets_tests.events.world import World
 
@@ -291,3 +295,29 @@ def test_a_process_killed_between_request_and_its_record_delivers_again(tmp_path
     assert all(ids[each.event["data"]["shard"]] == each.event["id"] for each in receiver.requests)
     bodies = {each.body for each in receiver.requests}
     assert len(bodies) == 5, "what comes again is the same, byte for byte"
+
+
+def test_what_is_told_on_request_goes_to_those_who_ask(tmp_path: Path, receiver: Receiver) -> None:
+    named = ["job.created", "job.started", "perspective.updated", "system.metrics"]
+    world = World(tmp_path, [receiver.callback("/all"), receiver.callback("/named", events=named)])
+    world.ended("run", "job.created", "a-000000")
+    world.ended("run", "job.started", "a-000000")
+    world.done("a-000000")
+    world.ended("run", "job.succeeded", "a-000000")
+    promote(world.lake, {"scene_count": "f" * 16})
+    world.tell()
+    assert receiver.types("/all") == ["shard.media", "job.succeeded"]
+    assert sorted(receiver.types("/named")) == sorted(named)
+    schema = Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
+    for each in receiver.at("/named"):
+        schema.validate(each.event)
+    world.pass_(minutes=4)
+    promote(world.lake, {"scene_count": "0" * 16})
+    world.tell()
+    (updated,) = [each.event["data"] for each in receiver.at("/named")[4:]]
+    assert updated == {"perspective": "scene_count", "fingerprint": "0" * 16, "previous": "f" * 16}
+    world.done("a-000000", "again", step="captions")
+    world.pass_(minutes=2)
+    world.tell()
+    metrics = receiver.at("/named")[-1].event["data"]
+    assert (metrics["totals"]["captions"], metrics["totals"]["pictures"]) == (3, 0), "since the last ones"

@@ -29,8 +29,8 @@ class Hand:
     def media(self, shard: Shard, *media_ids: str) -> None:
         """A shard's plan and index."""
         head = {"dataset": shard.dataset, "shard": shard.key}
-        plan = [{**head, "uri": each, "planned_at": NOON} for each in media_ids]
-        index = [{**head, "uri": each, "media_id": each} for each in media_ids]
+        plan = [{**head, "uri": each, "etag": "1", "planned_at": NOON} for each in media_ids]
+        index = [{**head, "uri": each, "etag": "1", "media_id": each} for each in media_ids]
         self.lake.write(layout.plan_file(shard), table_bytes(tables.table(plan, tables.PLAN)))
         self.lake.write(layout.media_index(shard), table_bytes(tables.table(index, tables.MEDIA)))
 

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from caption_assets.lake import layout
+from caption_assets.lake import layout, tables
 from caption_assets.lake.catalog import refresh_catalog
 from caption_assets.lake.current import promote
 from caption_assets.lake.store import Lake, table_bytes
@@ -20,7 +20,7 @@ from caption_assets_tests.lake.hand import ONE, TEXT, TWO, Hand, look, rows
 
 VIEWS = {
     *("media", "captions", "caption_rows", "captions_look", "failures", "shards", "runs", "contributors", "stale"),
-    *("near_duplicates", "tombstones"),
+    *("near_duplicates", "tombstones", "departures", "merges", "reconciliations", "status", "workers"),
 }
 
 
@@ -31,9 +31,10 @@ def test_every_view_works_on_an_empty_lake(hand: Hand) -> None:
         names = {
             name for (name,) in views.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
         }
-        assert names - {"look", "deleted"} == VIEWS  # of the schema `rows`
+        of_rows = {"look", "deleted", "away", "departed", "merged", "beat_files", "beats", "looks", "counts"}
+        assert names - of_rows == VIEWS  # of the schema `rows`
         for name in VIEWS:
-            assert views.execute(f"SELECT * FROM {name}").fetchall() == []
+            assert views.execute(f"SELECT * FROM {name}").fetchall() == [], name
         assert views.execute("SELECT perspective, fingerprint, inputs FROM perspectives").fetchall() == [
             ("look", "f2", [])
         ]
@@ -242,3 +243,30 @@ def test_a_lake_of_a_run_in_progress_can_be_read(hand: Hand) -> None:
         ("b", "part"),
     ]
     assert rows(hand.lake, {"look": look()}, "SELECT planned, media, captions FROM shards") == [(2, 2, 2)]
+
+
+def test_a_removed_perspective_stays_and_is_never_stale(hand: Hand) -> None:
+    typed = pa.struct([("caption", pa.string()), ("score", pa.int64())])
+    hand.media(ONE, "a", "b")
+    hand.captions("gone", "g1", typed, {"a": {"caption": "old", "score": 3}})
+    hand.captions("look", "f2", TEXT, {each: {"caption": each} for each in "ab"})
+    promote(hand.lake, {"gone": "g1", "look": "f2"})
+    wanted = {"look": look("f2")}
+    assert rows(hand.lake, wanted, "SELECT media_id, caption, score + 1 FROM captions_gone") == [("a", "old", 4)]
+    assert rows(hand.lake, wanted, "SELECT perspective, enabled, count(*) FROM captions GROUP BY ALL ORDER BY 1") == [
+        ("gone", False, 1),
+        ("look", True, 2),
+    ]
+    assert rows(hand.lake, wanted, "SELECT * FROM stale") == []
+    assert rows(hand.lake, wanted, "SELECT perspective, enabled FROM perspectives ORDER BY 1") == [
+        ("gone", False),
+        ("look", True),
+    ]
+
+
+def test_runs_of_an_earlier_release_have_no_cause(hand: Hand) -> None:
+    earlier = pa.schema([field for field in tables.RUNS if field.name != "cause"])
+    for path in ("runs/_/empty.parquet", layout.run_file("2026-01-01", "r", "captions")):
+        run = [] if "_" in path.split("/") else [{"run_id": "r", "done": 2}]
+        hand.lake.write(path, table_bytes(tables.table(run, earlier)))
+    assert rows(hand.lake, {"look": look()}, "SELECT run_id, done, cause FROM runs") == [("r", 2, None)]

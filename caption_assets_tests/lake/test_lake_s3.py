@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +18,9 @@ from caption_assets.captioning.catalog import open_views, refresh
 from caption_assets.commands.check import check_pipeline
 from caption_assets.config import CONFIG_VARIABLE, PipelineConfig
 from caption_assets.engine.lazy import OpenEngine
+from caption_assets.lake.heartbeats import Heartbeat, LookProgress
 from caption_assets.lake.store import Lake
+from caption_assets.status.reading import read_status
 from caption_assets_tests.support import SharedEngine, caption, ingest
 
 
@@ -82,3 +87,40 @@ def test_the_path_on_a_bucket(
     assert shared_engine.requests == 0
     monkeypatch.setenv(CONFIG_VARIABLE, str(config.file))
     assert check_pipeline() == 0
+
+
+def test_a_worker_is_seen_through_the_bucket(make_config: Callable[..., PipelineConfig], bucket: str) -> None:
+    config = make_config(lake=bucket)
+    shards = ingest(config, Lake(bucket))
+    with Heartbeat(Lake(bucket), "run", "media", {"media": None}, shards[:1], "me", interval=0.05) as heartbeat:
+        heartbeat.watch(lambda: [LookProgress("demo", shards[0].key, "media", None, 8, 5, 1, {"gone": 1}, 2.5)])
+        watching = [
+            sys.executable,
+            "-c",
+            "from caption_assets.cli import main; main()",
+            "status",
+            "--watch",
+            "--shards",
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+        watch = subprocess.Popen(
+            [*watching, "--shards", "--json"],
+            env=environment | {CONFIG_VARIABLE: str(config.file)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert watch.stdout is not None
+        try:
+            line = watch.stdout.readline()
+            assert line, watch.communicate()
+            status = json.loads(line)
+            watch.send_signal(signal.SIGINT)
+            assert watch.wait(60) == 0
+        finally:
+            watch.kill()
+            output = watch.communicate()
+    assert [worker["state"] for worker in status["workers"]] == ["running"], output
+    (row,) = [row for row in status["shards"] if row["worker"]]
+    assert (row["shard"], row["state"], row["done"], row["failed"]) == (shards[0].key, "running", 5, 1)
+    assert read_status(config).workers == []

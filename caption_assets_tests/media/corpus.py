@@ -20,13 +20,13 @@ SIDE = (96, 64)
 TENTHS = {
     "jpeg": "nttttttttt",
     "png": "nttttttttt",
-    "webp": "nnuuuuuuuu",
+    "webp": "nntttttttt",
     "gif": "nutttttttt",
     "bmp": "nttttttttt",
     "tiff": "nttttttttt",
-    "avif": "nuuuuuuutt",
-    "heic": "nuuuuuuuuu",
-    "jxl": "nuuuuuuuuu",
+    "avif": "nttttttttt",
+    "heic": "nttttttttt",
+    "jxl": "nuuuuuuuuu",  # a stream without boxes does not say how long it is
 }
 """What a file is of which so many tenths are there: n, u, t, m for not_an_image, unreadable, truncated, media."""
 
@@ -88,6 +88,11 @@ def _truncated() -> Iterator[Case]:
     for kind, data in _whole().items():
         for tenth, outcome in enumerate(TENTHS[kind]):
             yield Case(f"cut/{tenth}.{kind}", data[: len(data) * tenth // 10], KINDS[outcome])
+    boxed = encode(quarters(*SIDE), "JXL", use_container=True)
+    for tenth in range(1, 10):
+        yield Case(f"cut/boxed_{tenth}.jxl", boxed[: len(boxed) * tenth // 10], "truncated")
+    behind = encode(quarters(*SIDE), "TIFF", compression="tiff_lzw")  # its directory stands behind the pixels
+    yield Case("cut/directory.tif", behind[: struct.unpack("<I", behind[4:8])[0]], "truncated")
 
 
 def _impostors() -> Iterator[Case]:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ def age_scratch(lake: Path) -> None:
     """Let scratch files be older than they may be."""
     for file in (lake / ".scratch").glob("*"):
         os.utime(file, (0, 0))
+
+
+def date_segments(lake: Path, *, seconds_ago: float) -> None:
+    """Let segments have been written so long ago: aged scratch files may be the same files."""
+    written = time.time() - seconds_ago
+    for file in lake.rglob("*.tar"):
+        os.utime(file, (written, written))
 
 
 def _do(step: int, work: Callable[..., None], root: str, *arguments: str) -> None:

@@ -15,7 +15,7 @@ from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_failures, read_index
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.planner import plan_dataset, read_plan
-from caption_assets_tests.media.killing import age_scratch, complete, deaths, delete, make_media, run
+from caption_assets_tests.media.killing import age_scratch, complete, date_segments, deaths, delete, make_media, run
 from caption_assets_tests.media.pictures import encode, noise
 from caption_assets_tests.media.world import SHARD
 
@@ -115,6 +115,38 @@ def test_killed_before_each_change_to_the_lake(small: Path, repair: bool) -> Non
         assert contents(small / "lake") == expected, f"killed before change {died}"
         check_nothing_is_lost(small / "lake")
     assert died >= 8, "segment, failures, index, and the scratch files of each"
+
+
+def test_a_repair_killed_before_its_index_leaves_no_segment_though_nothing_comes_after_it(small: Path) -> None:
+    """Its source fails again: the next run finds the shard as it was, and a segment that nobody knows."""
+    pictures, away, template, lake = (small / name for name in ("pictures", "away", "template", "lake"))
+    planned(template, pictures)
+    away.mkdir()
+
+    def move(source: Path, target: Path) -> None:
+        for number in (4, 13):
+            (source / f"{number:03}.jpg").rename(target / f"{number:03}.jpg")
+
+    move(pictures, away)
+    assert run(make_media, str(template), str(pictures)) == 0
+    before = contents(template)
+    move(away, pictures)
+    orphans = 0
+    for died in deaths(template, lake, make_media, str(pictures)):
+        move(pictures, away)
+        date_segments(lake, seconds_ago=60)
+        segments = set(lake.rglob("*.tar"))
+        assert run(make_media, str(lake), str(pictures)) == 0
+        if contents(lake)["index"] == before["index"]:
+            assert set(lake.rglob("*.tar")) == segments, "a run at the same time may have written it just now"
+            orphans += len(segments) > 1
+            date_segments(lake, seconds_ago=7200)
+            assert run(make_media, str(lake), str(pictures)) == 0
+            assert contents(lake) == before, f"killed before change {died}"
+        assert len(list(lake.rglob("*.tar"))) == 1
+        check_nothing_is_lost(lake)
+        move(away, pictures)
+    assert orphans >= 2, "killed between segment and index"
 
 
 @pytest.mark.parametrize("finish", ["delete again", "media run", "caption run"])

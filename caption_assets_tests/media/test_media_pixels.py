@@ -89,7 +89,8 @@ print((int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) 
         ("JPEG", {}, 40),
         ("JPEG", {"progressive": True}, 350),
         ("PNG", {"compress_level": 1}, 80),
-        ("TIFF", {"compression": "tiff_lzw"}, 450),
+        ("TIFF", {"compression": "tiff_lzw"}, 80),
+        ("BMP", {}, 80),
         ("GIF", {}, 150),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from caption_assets.media import decode as decoding
+from caption_assets.media import bands
 from caption_assets.media.decode import DecodeError, decode
 from caption_assets.media.png import BandedPng
 from caption_assets_tests.media.pictures import encode, noise, png_chunk, quarters, swapped_profile
@@ -72,7 +72,7 @@ def test_a_big_one_comes_out_as_a_small_one(mode: str, options: dict[str, object
     exif[0x0112] = 6
     data = encode(of_mode(mode, 301, 203), "PNG", exif=exif, **options)
     small = decode(data, max_megapixels=10, target_pixels=2000)
-    monkeypatch.setattr(decoding, "_WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
     big = decode(data, max_megapixels=10, target_pixels=2000)
     assert np.array_equal(small.pixels, big.pixels)
@@ -80,7 +80,7 @@ def test_a_big_one_comes_out_as_a_small_one(mode: str, options: dict[str, object
 
 
 def test_exif_behind_the_pixels_turns_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_WHOLE_PIXELS", 100)
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
     plain = encode(quarters(), "PNG")
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -91,7 +91,7 @@ def test_exif_behind_the_pixels_turns_the_picture(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 def test_a_truncated_one_is_told(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_WHOLE_PIXELS", 100)
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
     data = encode(noise(80, 60), "PNG")
     with pytest.raises(DecodeError) as caught:
         decode(data[: int(len(data) * share)], max_megapixels=1, target_pixels=1024)
@@ -99,7 +99,7 @@ def test_a_truncated_one_is_told(share: float, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_damaged_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_WHOLE_PIXELS", 100)
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
     data = bytearray(encode(noise(80, 60), "PNG"))
     data[len(data) // 2] ^= 0xFF
     with pytest.raises(DecodeError) as caught:

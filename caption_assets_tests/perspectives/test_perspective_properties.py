@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -198,3 +199,20 @@ def test_any_text_is_an_output_or_an_invalid_output(text: str) -> None:
     except InvalidOutput:
         return
     assert list(output) == ["a"]
+
+
+@PROPERTY
+@given(
+    st.text("ab c", min_size=1, max_size=32), st.integers(8, 20), st.text("ab cd", max_size=40), st.text(max_size=40)
+)
+def test_runs_of_characters_are_found(unit: str, repeats: int, before: str, after: str) -> None:
+    text = before + unit * repeats + after
+    assume(any(len(match[0]) >= 48 for match in re.finditer(r"(.{1,32}?)\1{7,}", text, re.DOTALL)))
+    assert find_repetition(text) is not None
+
+
+@PROPERTY
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12), st.lists(TEXTS, max_size=8))
+def test_runs_of_words_are_found(unit: list[str], before: list[str]) -> None:
+    repeats = max(4, -(-12 // len(unit)))
+    assert find_repetition(" ".join([*before, *unit * repeats])) is not None

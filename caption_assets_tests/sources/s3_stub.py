@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -67,7 +67,8 @@ class S3Stub:
     def _page(self, request: web.Request) -> web.Response:
         self.pages += 1
         prefix, delimiter = request.query.get("prefix", ""), request.query.get("delimiter", "")
-        number = int(request.query.get("continuation-token", bisect_left(self.keys, prefix)))
+        first = max(bisect_left(self.keys, prefix), bisect_right(self.keys, request.query.get("start-after", "")))
+        number = int(request.query.get("continuation-token", first))
         end, room = bisect_left(self.keys, prefix + _LAST), int(request.query.get("max-keys", "1000"))
         entries: list[str] = []
         while number < end and len(entries) < room:
@@ -96,7 +97,7 @@ def _xml(text: str, status: int = 200) -> web.Response:
 
 
 @contextmanager
-def s3_stub(stub: S3Stub) -> Iterator[None]:
+def s3_stub(stub: S3Stub) -> Iterator[S3Stub]:
     """The stub on a free port, and an environment that leads there."""
     with served(stub.handle) as port, s3_environment(f"http://127.0.0.1:{port}"):
-        yield
+        yield stub

@@ -12,8 +12,9 @@ from aiohttp import web
 from caption_assets.config_datasets import Web
 from caption_assets.sources.addresses import is_public
 from caption_assets.sources.ahead import Ahead
-from caption_assets.sources.base import FetchError
+from caption_assets.sources.base import FetchError, Fetching
 from caption_assets.sources.politeness import opted_out, retry_after
+from caption_assets.sources.spool import IN_MEMORY
 from caption_assets.sources.web import WebFetcher
 from caption_assets_tests.sources.web_server import Names, WebServer, web_server
 
@@ -98,6 +99,23 @@ def test_a_redirect_leads_nowhere_private(server: WebServer, target: str) -> Non
     client = fetcher(allow_hosts=["public.test"], names=names)
     assert failure(client, server.url("/r", "public.test"))[0] == "blocked_address"
     assert set(server.asked) == {"/robots.txt", "/r"}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its length is told", "chunked"])
+def test_a_big_body_comes_through_the_disk(server: WebServer, known: bool) -> None:
+    data = bytes(range(256)) * 20_000
+
+    def answer(request: web.Request) -> web.Response:
+        answered = web.Response(body=data)
+        if not known:
+            answered.enable_chunked_encoding()
+        return answered
+
+    server.answers["/big"] = answer
+    started = fetcher(limit=10_000_000).start(server.url("/big"))
+    assert isinstance(started, Fetching)
+    assert started.size() == len(data) > IN_MEMORY
+    assert started.result() == data
 
 
 def test_redirects_are_followed_so_far(server: WebServer) -> None:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 DATASET = "street"
 SHARD_SIZE = 16
 WAIT_SECONDS = 180.0
+LOCATION = "caption_assets.definitions"
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _PIPELINE = f"""\
@@ -39,7 +40,7 @@ engines:
   default: {{kind: vllm, model: tiny}}
 """
 _TICKS = """query($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
-    ... on Sensor { sensorState { ticks(limit: 100) { status runIds } } } } }"""
+    ... on Sensor { sensorState { ticks(limit: 100) { status runIds skipReason } } } } }"""
 _STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 _LOG = """query($run: ID!) { logsForRun(runId: $run, limit: 1000) {
     ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
@@ -89,12 +90,12 @@ class DevServer:
         data: dict[str, Any] = reply["data"]
         return data
 
-    def ticks(self) -> list[dict[str, Any]]:
-        """The finished ticks of the dataset's sensor, latest first."""
+    def ticks(self, sensor: str = f"arrivals_{DATASET}") -> list[dict[str, Any]]:
+        """The finished ticks of a sensor, latest first."""
         selector = {
             "repositoryName": "__repository__",
-            "repositoryLocationName": "caption_assets.definitions",
-            "sensorName": f"arrivals_{DATASET}",
+            "repositoryLocationName": LOCATION,
+            "sensorName": sensor,
         }
         answer = self.query(_TICKS, {"selector": selector})["sensorOrError"]["sensorState"]["ticks"]
         return [tick for tick in answer if tick["status"] != "STARTED"]
@@ -129,15 +130,17 @@ def wait_for(what: str, find: Callable[[], T | None], seconds: float = WAIT_SECO
 
 
 @contextmanager
-def dev_server(folder: Path) -> Iterator[DevServer]:
-    """Run `dagster dev` in `folder` until it is left; its log is `dev.log` there."""
+def dev_server(folder: Path, **sections: Any) -> Iterator[DevServer]:
+    """Run `dagster dev` in `folder` until it is left; its log is `dev.log` there. Keywords replace sections of the
+    pipeline file."""
     home = folder / "home"
     home.mkdir()
     (folder / "pictures").mkdir()
     settings = yaml.safe_load((_CHECKOUT / "deploy" / "local" / "dagster.yaml").read_text(encoding="utf-8"))
     # No invitation to Dagster's community: it comes seconds after the first page, above whatever is there by then.
     (home / "dagster.yaml").write_text(yaml.safe_dump(settings | {"nux": {"enabled": False}}), encoding="utf-8")
-    (folder / "pipeline.yaml").write_text(_PIPELINE, encoding="utf-8")
+    pipeline = yaml.safe_dump(yaml.safe_load(_PIPELINE) | sections)
+    (folder / "pipeline.yaml").write_text(pipeline, encoding="utf-8")
     server = DevServer(folder, _free_port())
     with (folder / "dev.log").open("wb") as log:
         process = subprocess.Popen(

@@ -1,0 +1,133 @@
+"""The scan of a source that is listed in pages: at its ends in every tick, and all of it, round by round."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from caption_assets.arrivals.cursor import Cursor, Round
+from caption_assets.arrivals.seen import Seen
+from caption_assets.arrivals.walking import walk
+from caption_assets.lake.store import Lake
+from caption_assets.sources.base import Item, ListsInPages, Page
+from caption_assets.sources.cache import cache_folder
+from caption_assets.sources.identities import Ids, identities
+
+SCAN_SECONDS = 5.0
+"""What the round may take of a tick."""
+ENDS_SECONDS = 3.0
+_RANGES = 16
+_SMALL = 50_000
+"""Items of a source that is listed in one piece: each piece costs a request that gives too much."""
+_REST = 10.0
+"""After a round without news the scan rests for so many times what it took, where that was more than a tick's share."""
+_LONGEST_REST = 900.0
+_BEHIND = "\U0010ffff"
+
+Take = Callable[[Sequence[Item], Ids], int]
+"""Plans items, with their identities; tells how many were new."""
+
+
+class Scan:
+    """One tick's share of the scan.
+
+    Args:
+        dataset: whose source it is.
+        first: the number of the next shard.
+        cursor: where the scan stands; moved on.
+        take: what becomes of the items.
+        now: in seconds since 1970.
+    """
+
+    def __init__(
+        self, lake: Lake, dataset: str, source: ListsInPages, cursor: Cursor, first: int, take: Take, now: float
+    ) -> None:
+        self._source, self._cursor, self._take, self._now = source, cursor, take, now
+        self.resting = cursor.round is None and now < cursor.rest_until
+        self._begins = cursor.round is None and not self.resting
+        self.round = cursor.round or Round(uuid.uuid4().hex, [("", "")], first)
+        if self._begins:
+            cursor.round = self.round
+        self.seen = Seen(
+            cache_folder("seen", lake, dataset), self.round.id, begins=cursor.round is None or self._begins
+        )
+
+    def note(self, items: Sequence[Item]) -> Ids:
+        """Take note that items are there; gives their identities."""
+        ids = identities(item.key for item in items)
+        self.seen.add(ids)
+        return ids
+
+    def begin(self) -> None:
+        """Cut a new round into ranges, and find out where keys that sort by arrival would stand. Raises OSError."""
+        keys = self._source.keys
+        if keys is None or not self._begins:
+            return
+        if self._cursor.listed > _SMALL or self._cursor.listed == 0:
+            splits = keys.splits()
+            step = max(1, -(-len(splits) // _RANGES))
+            self.round.ranges = list(pairwise(["", *splits[step::step], ""]))
+        known = self._cursor.ends
+        ends = keys.ends()
+        self._cursor.ends = {
+            folder: known[folder] if folder in known and known[folder].startswith(end) else end
+            for folder, end in ends.items()
+        }
+
+    def look_at_ends(self) -> None:
+        """List what stands at the end of folders, from some hundred keys before the last one on. Raises OSError."""
+        folders = list(self._cursor.ends.items())
+        steps = [[start] for _, start in folders]
+        ranges = [(start, f"{folder}{_BEHIND}" if folder else "") for folder, start in folders]
+        keys = self._source.keys
+        if keys is None:
+            return
+        until = time.monotonic() + ENDS_SECONDS
+        for number, page in walk(keys.pages_at_end, ranges, until, side_by_side=True):
+            if page is not None:
+                self._take(page.items, self.note(page.items))
+                steps[number].append(page.after)
+        for (folder, _), places in zip(folders, steps, strict=True):
+            # the last page may be a few keys: behind [-3] there is a whole one before it
+            self._cursor.ends[folder] = places[max(len(places) - 3, 0)]
+
+    def go_on(self) -> bool:
+        """List some more of everything; True at the end of a round. Raises OSError."""
+        started = time.monotonic()
+        ranges = list(self.round.ranges)
+        left: dict[int, tuple[str, str]] = dict(enumerate(ranges))
+        side_by_side = self._source.keys is not None
+        for number, page in walk(self._source.pages, ranges, started + SCAN_SECONDS, side_by_side=side_by_side):
+            if page is not None:
+                self._page(page)
+                left[number] = page.after, ranges[number][1]
+            if page is None or page.last:
+                left.pop(number, None)
+        self.round.ranges = list(left.values())
+        self.round.seconds += time.monotonic() - started
+        self.round.whole = self.round.whole and self.seen.whole
+        return not left
+
+    def store(self) -> None:
+        """Keep what the round has seen, for the next tick."""
+        if self._cursor.round is not None:
+            self.seen.store()
+
+    def end(self) -> None:
+        """The round is over, and told what it could."""
+        self._cursor.round = None
+        self._cursor.listed = self.round.listed
+        if self.round.seconds > SCAN_SECONDS and not self.round.new:
+            self._cursor.rest_until = self._now + min(_REST * self.round.seconds, _LONGEST_REST)
+
+    def give_up(self) -> None:
+        """The round failed: the next tick begins another one."""
+        self._cursor.round = None
+
+    def _page(self, page: Page) -> None:
+        self.round.new += self._take(page.items, self.note(page.items))
+        self.note(page.unsettled)
+        self.round.listed += len(page.items)
+        self.round.whole = self.round.whole and page.whole

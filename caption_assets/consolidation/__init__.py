@@ -1,0 +1,1 @@
+"""Consolidation: small finished shards become full ones."""

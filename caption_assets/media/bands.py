@@ -1,0 +1,164 @@
+"""Big pictures, a band of rows at a time, by format in the way that takes the least memory.
+
+PNG, BMP and TIFF are never decoded as a whole. The decoders of WebP, AVIF, HEIC and JPEG XL know no other way; from
+them the pixels are taken as they come, without the copies that Pillow would make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from caption_assets.media import formats
+from caption_assets.media.bmp import BandedBmp
+from caption_assets.media.budget import BAND_BYTES, decoder_bytes
+from caption_assets.media.png import BandedPng
+from caption_assets.media.tiff import LENGTH, WIDTH, BandedTiff
+
+WHOLE_PIXELS = 16_000_000
+"""Of more than this a PNG, BMP or TIFF is decoded in bands."""
+COPIED_PIXELS = 4_000_000
+"""Of more than this a WebP, AVIF, HEIC or JPEG XL is decoded without copies."""
+_IN_BANDS = frozenset({"PNG", "BMP", "TIFF"})
+_FLAT = frozenset({"1", "L", "P"})
+"""Modes of a byte a pixel, for which bands are not worth it."""
+_MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+"""Modes whose values stand one behind the other, a byte each."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A picture as it is stored in its file, not turned."""
+
+    size: tuple[int, int]
+    """Width and height, stored."""
+    working: int
+    """Bytes that reading takes, besides the file."""
+    read: Callable[[int], Iterator[Image.Image]]
+    """The picture from top to bottom, so many rows at a time. Raises OSError. Of modes I and F it may be read again."""
+    exif: Callable[[], bytes | None] = lambda: None
+    """What a reader would find behind the pixels, once all bands were read; None: it need not look."""
+
+
+def bands_of(opened: Image.Image, data: bytes) -> Bands | None:
+    """The bands of a picture that is better not decoded as a whole; None for all others.
+
+    Args:
+        opened: the file, opened and not loaded.
+        data: the file.
+    """
+    maker = _MAKERS.get(opened.format or "")
+    least = WHOLE_PIXELS if opened.format in _IN_BANDS else COPIED_PIXELS
+    if maker is None or opened.width * opened.height <= least:
+        return None
+    try:
+        return maker(opened, data)
+    except (ValueError, KeyError, TypeError):  # of a kind, or damaged in a way, that its bands do not know
+        return None
+
+
+def _png(opened: Image.Image, data: bytes) -> Bands:
+    png = BandedPng(data)
+    return Bands(opened.size, BAND_BYTES, png.bands, lambda: png.exif or b"")
+
+
+def _bmp(opened: Image.Image, data: bytes) -> Bands | None:
+    return Bands(opened.size, BAND_BYTES, BandedBmp(data).bands) if opened.mode not in _FLAT else None
+
+
+def _tiff(opened: Image.Image, data: bytes) -> Bands | None:
+    if opened.mode in _FLAT:
+        return None
+    tags: Any = getattr(opened, "tag_v2")  # noqa: B009 (of this reader only)
+    tiff = BandedTiff(data, tags, tags.prefix)
+    return Bands((tags[WIDTH], tags[LENGTH]), BAND_BYTES + 8 * tiff.piece_pixels, tiff.bands)
+
+
+def _webp(opened: Image.Image, data: bytes) -> Bands | None:
+    """By OpenCV: Pillow's reader composes the frames of an animation, even of one, and holds sixteen bytes a pixel."""
+    if getattr(opened, "n_frames", 1) > 1:
+        return None
+
+    def pixels() -> NDArray[np.uint8]:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is None:
+            raise OSError("the decoder finds the file damaged")
+        return np.asarray(decoded, np.uint8)
+
+    return _at_once(opened, data, pixels, reverse=True)
+
+
+def _avif(opened: Image.Image, data: bytes) -> Bands | None:
+    if "_decoder" not in vars(opened) or opened.mode not in _MODES:
+        return None
+
+    def pixels() -> NDArray[np.uint8]:
+        decoder: Any = vars(opened).pop("_decoder")  # what the reader's own load() asks; with its planes, it goes
+        return np.frombuffer(decoder.get_frame(0)[0], np.uint8)
+
+    return _at_once(opened, data, pixels)
+
+
+def _jxl(opened: Image.Image, data: bytes) -> Bands | None:
+    if not isinstance(vars(opened).get("_data"), bytes) or opened.mode not in _MODES:
+        return None
+
+    def pixels() -> NDArray[np.uint8]:
+        vars(opened).pop("_decoder", None)
+        return np.frombuffer(vars(opened).pop("_data"), np.uint8)  # opening the file has decoded it
+
+    return _at_once(opened, data, pixels)
+
+
+def _heif(opened: Image.Image, data: bytes) -> Bands | None:
+    from pillow_heif import open_heif  # optional package
+
+    if opened.mode not in _MODES:
+        return None
+
+    def pixels() -> NDArray[np.uint8]:
+        file = open_heif(data, convert_hdr_to_8bit=True, remove_stride=False)
+        picture = file[file.primary_index]
+        values = np.frombuffer(picture.data, np.uint8)  # decodes, which may correct the size
+        if picture.size != opened.size:
+            raise OSError(f"the file promises {opened.size} pixels and has {picture.size}")
+        width = opened.width * _MODES[picture.mode]
+        return values.reshape(opened.height, picture.stride)[:, :width]
+
+    return _at_once(opened, data, pixels)
+
+
+def _at_once(
+    opened: Image.Image, data: bytes, decode: Callable[[], NDArray[np.uint8]], *, reverse: bool = False
+) -> Bands:
+    """Bands of what a decoder gives as a whole: (height, width) bytes, with a last axis of channels or without."""
+    width, height = opened.size
+
+    def read(rows: int) -> Iterator[Image.Image]:
+        values = decode().reshape(height, width, -1)
+        if values.shape[2] == 1:
+            values = values[..., 0]
+        for top in range(0, height, rows):
+            band: NDArray[Any] = values[top : top + rows]
+            if reverse and band.ndim == 3:
+                band = cv2.cvtColor(band, cv2.COLOR_BGR2RGB if band.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+            yield Image.fromarray(np.ascontiguousarray(band))
+
+    return Bands(opened.size, decoder_bytes(data, opened.format or "", opened.size, opened.mode), read)
+
+
+_MAKERS: dict[str, Callable[[Image.Image, bytes], Bands | None]] = {
+    "PNG": _png,
+    "BMP": _bmp,
+    "TIFF": _tiff,
+    "WEBP": _webp,
+    "AVIF": _avif,
+    formats.HEIF: _heif,
+    formats.JXL: _jxl,
+}

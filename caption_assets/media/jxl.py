@@ -1,0 +1,95 @@
+"""The head of a JPEG XL file: how large a picture it promises, and of which samples, before its decoder sees it."""
+
+from __future__ import annotations
+
+STREAM, BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
+"""What a file begins with: the stream itself, or the first of its boxes."""
+
+_HEADER = 16
+"""Bytes of a stream in which its size stands for certain."""
+_SIZE_BITS = (9, 13, 18, 30)
+_RATIOS = ((1, 1), (6, 5), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height. Raises ValueError: the file has no readable head."""
+    return _size(_Bits(_head(data)))
+
+
+def samples(data: bytes) -> tuple[int, int] | None:
+    """Channels, colours taken for three, and bits of a sample (ImageMetadata, ISO/IEC 18181-1); None: not told simply.
+
+    Raises:
+        ValueError: the file has no readable head.
+    """
+    bits = _Bits(_head(data))
+    _size(bits)
+    if bits.take(1):
+        return 3, 8  # all by default
+    if bits.take(1):
+        bits.take(3)  # orientation
+        if bits.take(1):
+            _size(bits)
+        if bits.take(1) or bits.take(1):
+            return None  # a preview, or an animation
+    real = bits.take(1)
+    choice = bits.take(2)
+    depth = ((32, 16, 24) if real else (8, 10, 12))[choice] if choice < 3 else 1 + bits.take(6)
+    if real:
+        bits.take(4)  # bits of the exponent
+    bits.take(1)  # whether sixteen bits hold its values
+    choice = bits.take(2)
+    extra = (0, 1)[choice] if choice < 2 else 2 + bits.take(4) if choice == 2 else 1 + bits.take(12)
+    return 3 + extra, depth
+
+
+class _Bits:
+    """A stream's bits, from the lowest. Raises ValueError where it is none."""
+
+    def __init__(self, head: bytes) -> None:
+        if not head.startswith(STREAM):
+            raise ValueError("JPEG XL without a stream")
+        self._bits, self._left = int.from_bytes(head[2:], "little"), 8 * (len(head) - 2)
+
+    def take(self, count: int) -> int:
+        """The next bits as a number. Raises ValueError: there are no more."""
+        if count > self._left:
+            raise ValueError("JPEG XL: the file is truncated")
+        value = self._bits & (1 << count) - 1
+        self._bits, self._left = self._bits >> count, self._left - count
+        return value
+
+
+def _size(bits: _Bits) -> tuple[int, int]:
+    """Width and height by a SizeHeader."""
+
+    def side(small: int) -> int:
+        return 8 * (1 + bits.take(5)) if small else 1 + bits.take(_SIZE_BITS[bits.take(2)])
+
+    small = bits.take(1)
+    height = side(small)
+    if ratio := bits.take(3):
+        numerator, denominator = _RATIOS[ratio - 1]
+        return height * numerator // denominator, height
+    return side(small), height
+
+
+def _head(data: bytes) -> bytes:
+    """The first bytes of the stream: the file itself, or in boxes, in parts perhaps (ISO/IEC 18181-2)."""
+    if data.startswith(STREAM):
+        return data[:_HEADER]
+    head = b""
+    position = 0
+    while position + 8 <= len(data) and len(head) < _HEADER:
+        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        start = position + 8
+        if length == 1:
+            length, start = int.from_bytes(data[start : start + 8], "big"), start + 8
+        end = position + length if length else len(data)
+        if end < start:
+            break
+        if kind in {b"jxlc", b"jxlp"}:
+            start += 4 if kind == b"jxlp" else 0  # a part's number
+            head += data[start : min(end, start + _HEADER)]
+        position = end
+    return head

@@ -1,0 +1,1 @@
+"""Reconciliation: source against plan against lake against Dagster's partitions."""

@@ -1,0 +1,1 @@
+"""Schedules: what runs every day, and its jobs."""

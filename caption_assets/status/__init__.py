@@ -1,0 +1,1 @@
+"""Status: how far every dataset, shard and perspective is; what the command line, the catalog and the UI show."""

@@ -1,0 +1,168 @@
+"""A process stays within 600 MB, whatever the format; what would take more is refused by its head, at no cost."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+from PIL import Image
+
+from caption_assets.config import Media
+from caption_assets_tests.media.pictures import encode
+from caption_assets_tests.media.world import World
+from caption_assets_tests.sources.web_server import web_server
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc")
+
+HUNDRED, FIFTY, PHONE = (10_000, 10_000), (8000, 6250), (8064, 6048)
+LIMIT = 600
+FAST: dict[str, Any] = {"quality": 60, "enc_params": {"preset": "ultrafast"}}
+
+ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
+    "jpeg": (HUNDRED, "RGB", "JPEG", {}),
+    "jpeg_444": (HUNDRED, "RGB", "JPEG", {"subsampling": "4:4:4"}),
+    "jpeg_progressive": (HUNDRED, "RGB", "JPEG", {"progressive": True}),
+    "jpeg_cmyk": (HUNDRED, "CMYK", "JPEG", {}),
+    "png": (HUNDRED, "RGB", "PNG", {"compress_level": 1}),
+    "png_16": (HUNDRED, "I;16", "PNG", {"compress_level": 1}),
+    "gif": (HUNDRED, "L", "GIF", {}),
+    "bmp": (HUNDRED, "RGB", "BMP", {}),
+    "tiff": (HUNDRED, "RGB", "TIFF", {}),
+    "tiff_deflate": (HUNDRED, "RGB", "TIFF", {"compression": "tiff_deflate"}),
+    "tiff_jpeg": (HUNDRED, "RGB", "TIFF", {"compression": "jpeg"}),
+    "tiff_16": (HUNDRED, "I;16", "TIFF", {}),
+    "webp": (FIFTY, "RGB", "WEBP", {"quality": 80, "method": 0}),
+    "webp_lossless": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "quality": 0}),
+    "avif": (FIFTY, "RGB", "AVIF", {"speed": 10}),
+    "heic": (PHONE, "RGB", "HEIF", {**FAST, "tile_size": 512}),
+    "jxl": (PHONE, "RGB", "JXL", {"effort": 1}),
+}
+"""What is decoded with the default settings."""
+
+REFUSED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
+    "jpeg_progressive_444": (HUNDRED, "RGB", "JPEG", {"progressive": True, "subsampling": "4:4:4"}),
+    "jpeg_progressive_cmyk": (HUNDRED, "CMYK", "JPEG", {"progressive": True}),
+    "tiff_one_strip": (HUNDRED, "RGB", "TIFF", {"compression": "tiff_lzw", "strip_size": 1 << 30}),
+    "tiff_float": (HUNDRED, "F", "TIFF", {}),
+    "bmp_alpha": (HUNDRED, "RGBA", "BMP", {}),
+    "webp": (HUNDRED, "RGB", "WEBP", {"quality": 80, "method": 0}),
+    "avif": (HUNDRED, "RGB", "AVIF", {"speed": 10}),
+    "heic": (HUNDRED, "RGB", "HEIF", {**FAST, "tile_size": 512}),
+    "jxl": (HUNDRED, "RGB", "JXL", {"effort": 1}),
+}
+"""What only a larger `max_decode_mb` lets through."""
+
+
+def picture(size: tuple[int, int], mode: str) -> Image.Image:
+    """Colours that no decoder can make light of."""
+    small = np.random.default_rng(1).integers(0, 256, (100, 100, 3), np.uint8)
+    image = Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    return image.convert("L").convert(mode) if mode == "F" else image.convert(mode)
+
+
+def built(folder: Path, data: bytes, media: Media, copies: int = 1) -> dict[str, Any]:
+    """What became of a file's pictures in a process of its own, and what that process held at most."""
+    (folder / "pictures").mkdir()
+    for number in range(copies):
+        (folder / "pictures" / f"{number}.jpg").write_bytes(data)
+    return told(folder, media)
+
+
+def told(folder: Path, media: Media) -> dict[str, Any]:
+    """What a process tells that makes the folder's media."""
+    command = [sys.executable, "-m", "caption_assets_tests.media.peaks", str(folder), media.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@functools.cache
+def idle() -> float:
+    """What a process holds that decodes only a small picture."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        return float(built(Path(folder), encode(picture((400, 300), "RGB"), "JPEG"), Media())["peak"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_big_pictures_are_decoded_within_the_limit(name: str, tmp_path: Path) -> None:
+    size, mode, format_name, options = ACCEPTED[name]
+    result = built(tmp_path, encode(picture(size, mode), format_name, **options), Media())
+    assert result["outcomes"] == ["media"], result
+    assert result["peak"] <= LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_by_its_head(name: str, tmp_path: Path) -> None:
+    size, mode, format_name, options = REFUSED[name]
+    data = encode(picture(size, mode), format_name, **options)
+    result = built(tmp_path, data, Media())
+    assert result["outcomes"] == ["too_large"], result
+    assert "megapixels" in result["messages"][0]
+    assert "media.max_decode_mb" in result["messages"][0]
+    assert result["peak"] <= idle() + len(data) / (1 << 20) + 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiff", "jpeg_progressive", "webp", "jxl"])
+def test_several_are_not_decoded_at_once(name: str, tmp_path: Path) -> None:
+    size, mode, format_name, options = ACCEPTED[name]
+    result = built(tmp_path, encode(picture(size, mode), format_name, **options), Media(), copies=3)
+    assert result["outcomes"] == ["media"]
+    assert result["peak"] <= LIMIT
+
+
+@pytest.mark.slow
+def test_big_files_from_the_web_wait_on_disk(tmp_path: Path) -> None:
+    """Five of 280 MB, of which several are under way at once."""
+    data = encode(picture((10_000, 9300), "RGB"), "TIFF")
+    (tmp_path / "pictures").mkdir()
+    for number in range(5):
+        (tmp_path / "pictures" / f"{number}.tif").write_bytes(data)
+
+    def answer(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(tmp_path / request.path.lstrip("/"))
+
+    with web_server() as server:
+        server.otherwise = answer
+        (tmp_path / "urls.txt").write_text("".join(server.url(f"/pictures/{n}.tif?{n}\n") for n in range(5)))
+        result = told(tmp_path, Media())
+    assert result["outcomes"] == ["media"], result
+    assert result["peak"] <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "mode", "options", "megabytes"),
+    [
+        ("JPEG", (2000, 1000), "RGB", {"progressive": True}, 8.0),
+        ("JPEG", (2000, 1000), "RGB", {"progressive": True, "subsampling": "4:4:4"}, 14.0),
+        ("WEBP", (2200, 2000), "RGB", {"method": 0}, 28.0),
+        ("AVIF", (2200, 2000), "RGB", {"speed": 10}, 36.0),
+        ("HEIF", (2200, 2000), "RGB", FAST, 23.0),
+        ("JXL", (2200, 2000), "RGB", {"effort": 1}, 28.0),
+        ("PNG", (2000, 1000), "RGB", {"compress_level": 1}, 10.0),
+    ],
+)
+def test_the_setting_decides(
+    name: str, size: tuple[int, int], mode: str, options: dict[str, Any], megabytes: float, tmp_path: Path, lake: Any
+) -> None:
+    """Refused a tenth below what it takes by the estimate, its file included; and tried again once it is allowed."""
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.jpg").write_bytes(encode(picture(size, mode), name, **options))
+    world = World(lake, tmp_path / "p", Media(max_pixels=40_000, max_decode_mb=megabytes * 0.8))
+    assert world.build().failure_kinds == {"too_large": 1}
+    world.build("again")
+    assert world.source.fetched == []
+    report = world.build("allowed", media=Media(max_pixels=40_000, max_decode_mb=megabytes * 1.2))
+    assert (report.rows, report.failed) == (1, 0)

@@ -1,0 +1,87 @@
+"""Big bodies wait on disk, and are the same bytes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from caption_assets.sources import bucket
+from caption_assets.sources.ahead import Ahead, Room
+from caption_assets.sources.base import FetchError
+from caption_assets.sources.bucket import BucketSource
+from caption_assets.sources.spool import IN_MEMORY, Spool
+
+
+def written(size: int, piece: int = 300_000) -> tuple[Spool, bytes]:
+    data = os.urandom(size)
+    spool = Spool()
+    for start in range(0, size, piece):
+        spool.write(data[start : start + piece])
+    return spool, data
+
+
+@pytest.mark.parametrize("size", [0, 1, IN_MEMORY, IN_MEMORY + 1, 3 * IN_MEMORY])
+def test_what_was_written_comes_back(size: int) -> None:
+    spool, data = written(size)
+    content = spool.content()
+    assert len(content) == size
+    assert isinstance(content, bytes) == (size <= IN_MEMORY)
+    assert (content.take() if isinstance(content, Spool) else content) == data
+
+
+def test_an_error_frees_it() -> None:
+    spool, _ = written(3 * IN_MEMORY)
+
+    def broken() -> None:
+        with spool:
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        broken()
+    with pytest.raises(ValueError, match="closed"):
+        spool.write(b"more")
+
+
+def test_no_room_for_temporary_files_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(FetchError) as caught:
+        Spool().write(bytes(3 * IN_MEMORY))
+    assert caught.value.kind == "unreadable"
+    assert "temporary file" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_waiting_body_tells_its_size_and_is_not_in_memory() -> None:
+    spool, data = written(3 * IN_MEMORY)
+
+    async def fetch(room: Room) -> bytes | Spool:
+        room.exactly(len(data))
+        return spool.content()
+
+    started = Ahead().start(fetch)
+    assert started.size() == len(data)
+    assert Future.result(started) == b""  # what the future itself holds
+    assert started.result() == data
+
+
+def test_a_body_that_fails_has_no_size() -> None:
+    async def fetch(room: Room) -> bytes:
+        raise FetchError("gone", "it is")
+
+    started = Ahead().start(fetch)
+    assert started.size() == 0
+    with pytest.raises(FetchError, match="it is"):
+        started.result()
+
+
+@pytest.mark.parametrize("size", [IN_MEMORY - 1, 2 * IN_MEMORY + 1, bucket._PIECE + 1])
+def test_of_a_store_it_comes_in_pieces(size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    (tmp_path / "a.tif").write_bytes(data)
+    source = BucketSource(f"file://{tmp_path}")
+    (item,) = source.scan()
+    assert source.start(item.uri, item.etag).result() == data
