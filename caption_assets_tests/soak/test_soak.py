@@ -52,6 +52,8 @@ def test_nobody_has_to_watch(tmp_path: Path) -> None:
         _everything_holds(here)
         wait_until("every outcome was told", lambda: _told(here) >= _done(here), _SETTLE_SECONDS, between=5)
         assert _told(here) == _done(here)
+        wait_until("every caption was published", lambda: _published(here) >= _captions(here), _SETTLE_SECONDS, 5)
+        assert _published(here) == _captions(here)
         print(f"{len(here.uploaded)} pictures, kills {dict(kills)}, daemon {growth:+.2f} MB a minute")
         assert kills["daemon"] >= 2
         assert kills["run"] >= 3
@@ -148,4 +150,23 @@ def _told(here: World) -> set[tuple[str, ...]]:
             found.add((data["run_id"], data["shard"], "media", str(data["done"])))
         for each in data.get("perspectives", []) if event["type"] == "shard.captions" else []:
             found.add((data["run_id"], data["shard"], each["perspective"], str(each["done"])))
+    return found
+
+
+def _captions(here: World) -> set[tuple[str, ...]]:
+    """Pictures and captions of all forms that the lake has."""
+    config = here.config
+    with open_views(config) as views:
+        found = {("media", str(row[0])) for row in views.execute("SELECT media_id FROM media").fetchall()}
+        for name in config.perspectives.enabled:
+            rows = views.execute(f'SELECT media_id, fingerprint FROM rows."{name}"').fetchall()
+            found |= {(name, media_id, fingerprint) for media_id, fingerprint in rows}
+    return found
+
+
+def _published(here: World) -> set[tuple[str, ...]]:
+    """The same, as Kafka has it."""
+    found = {("media", each.data["media_id"]) for each in here.kafka.received("media.processed")}
+    for each in here.kafka.received("captions.result"):
+        found.add((each.data["perspective"], each.data["media_id"], each.data["fingerprint"]))
     return found

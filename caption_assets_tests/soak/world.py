@@ -1,4 +1,4 @@
-"""An installation on loopback: object store, caption server, receiver of callbacks, and `dagster dev` over them."""
+"""An installation on loopback: object store with a queue, caption server, callbacks, Kafka, and `dagster dev`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,15 @@ import s3fs
 import yaml
 
 from caption_assets.config import PipelineConfig, load_config
+from caption_assets_tests.arrivals.aws import Aws
 from caption_assets_tests.engine.stub_server import MODEL, StubServer
 from caption_assets_tests.events.receiver import Receiver, receiving
+from caption_assets_tests.kafka import broker
 from caption_assets_tests.sources.servers import free_port, s3_server
 
 BUCKET = "uploads"
 DATASET = "uploads"
+TOPICS = ["media.processed", "captions.result", "jobs.status"]
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 120.0
 _QUIET = {"DAGSTER_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -105,6 +108,7 @@ class World:
     store: s3fs.S3FileSystem
     server: StubServer
     receiver: Receiver
+    kafka: broker.Broker
     dagster: Dagster
     uploaded: dict[str, bytes] = field(default_factory=dict)
     """What lies in the bucket, by URI."""
@@ -137,25 +141,36 @@ def world(folder: Path) -> Iterator[World]:
     settings = yaml.safe_load((_CHECKOUT / "deploy" / "local" / "dagster.yaml").read_text(encoding="utf-8"))
     (home / "dagster.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     _write_perspectives(folder / "perspectives")
-    with s3_server(), StubServer() as server, receiving() as receiver:
-        store = s3fs.S3FileSystem(use_listings_cache=False)
+    with s3_server() as url, StubServer() as server, receiving() as receiver, broker.running() as kafka:
+        store, cloud = s3fs.S3FileSystem(use_listings_cache=False), Aws(url)
         store.call_s3("create_bucket", Bucket=BUCKET)
-        (folder / "pipeline.yaml").write_text(yaml.safe_dump(_pipeline(server, receiver)), encoding="utf-8")
+        queue = cloud.queue()
+        cloud.notify(BUCKET, queue)
+        kafka.create(*TOPICS)
+        sqs = {"queue": queue, "endpoint_url": url, "region": "us-east-1"}
+        pipeline = _pipeline(server, receiver, kafka, sqs)
+        (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
         dagster = Dagster(folder, free_port())
         dagster.start()
         try:
-            yield World(folder, store, server, receiver, dagster)
+            yield World(folder, store, server, receiver, kafka, dagster)
         finally:
             dagster.stop()
 
 
-def _pipeline(server: StubServer, receiver: Receiver) -> dict[str, Any]:
+def _pipeline(server: StubServer, receiver: Receiver, kafka: broker.Broker, sqs: Mapping[str, str]) -> dict[str, Any]:
+    uploads = {
+        "kind": "bucket", "url": f"s3://{BUCKET}", "watch": True, "shard_size": 20, "max_wait_seconds": 10,
+        "notifications": {"sqs": sqs},
+    }  # fmt: skip
     return {
         "lake": "./lake",
-        "datasets": {DATASET: {"kind": "bucket", "url": f"s3://{BUCKET}", "watch": True, "shard_size": 20}},
+        "datasets": {DATASET: uploads},
         "perspectives": {"library": ["./perspectives"], "enabled": ["described", "counted", "summed_up"]},
         "engines": {"default": {"kind": "openai", "model": MODEL, "servers": [server.url], "max_in_flight": 4}},
         "callbacks": [receiver.callback()],
+        "kafka": {"brokers": [kafka.address], "topics": TOPICS},
+        "recaption": {"policy": "all", "repairs": {"pause_minutes": 0.5}},
     }
 
 
