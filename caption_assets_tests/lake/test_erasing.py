@@ -64,7 +64,7 @@ def test_an_empty_lake_has_nothing_to_erase(lake: Lake) -> None:
 
 def test_a_file_that_is_sealed_away_while_we_look(folder_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     part = captions(folder_lake, "look", "f1", ONE, "part-r-0", TEXT, "a", "b")
-    real, pending = erasing._files, [True]
+    real, pending = erasing.caption_files, [True]
 
     def files(lake: Lake, shard: Shard | None) -> list[str]:
         found = real(lake, shard)
@@ -74,7 +74,7 @@ def test_a_file_that_is_sealed_away_while_we_look(folder_lake: Lake, monkeypatch
             lake.remove(part)
         return found
 
-    monkeypatch.setattr(erasing, "_files", files)
+    monkeypatch.setattr(erasing, "caption_files", files)
     assert erase(folder_lake, {"a"}) == 1
     assert ids(folder_lake, f"{layout.captions_folder('look', 'f1', ONE)}/sealed-r.parquet") == ["b"]
 

@@ -14,7 +14,7 @@ from caption_assets.config import Media
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.lake.tombstones import read_tombstones
-from caption_assets.media import deletion, shard
+from caption_assets.media import copying, deletion, shard
 from caption_assets.media.deletion import delete, plan_deletion, purge_media
 from caption_assets.media.shard import build_media, read_failures, read_index, read_original, read_picture
 from caption_assets.media.verify import verify_shard
@@ -300,7 +300,7 @@ def test_a_deletion_that_comes_just_after_a_run_has_looked(world: World, monkeyp
 
 def test_a_deletion_starts_over_when_a_run_was_faster(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repair of the same shard ends while the deletion copies the old segment."""
-    real, pending = deletion.read_pictures, [True]
+    real, pending = copying.read_pictures, [True]
 
     def slow(lake: Lake, rows: list[dict[str, Any]]) -> Any:
         yield from real(lake, rows)
@@ -309,7 +309,7 @@ def test_a_deletion_starts_over_when_a_run_was_faster(world: World, monkeypatch:
             other = World(Lake(lake.root), world.folder, Media(max_pixels=2048))
             build_media(other.lake, SHARD, other.source, other.media, "other")
 
-    monkeypatch.setattr(deletion, "read_pictures", slow)
+    monkeypatch.setattr(copying, "read_pictures", slow)
     monkeypatch.setattr(shard, "complete_deletions", lambda *arguments: None)
     forget(world.lake, [id_of(world, "0.jpg")])
     world.check()

@@ -312,10 +312,10 @@ def test_an_unforeseen_error_in_one_picture_is_its_failure(world: World, monkeyp
 
 
 def test_progress_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.ProgressMeter.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(build.ProgressMeter.__init__, "__kwdefaults__", {"kept": 0, "every": 0.0})
     told: list[str] = []
     build_media(world.lake, SHARD, world.source, world.media, "r", tell=told.append)
-    counted = [line for line in told if re.match(r"d-000000: \d+/10 pictures, \d+/s, \d+ s to go", line)]
+    counted = [line for line in told if re.match(r"d-000000: \d+/10 pictures, \d+\.\d/s, \d+ s to go", line)]
     assert counted[-1].startswith("d-000000: 10/10 pictures")
 
 

@@ -159,7 +159,8 @@ def _captions(here: World) -> set[tuple[str, ...]]:
     with open_views(config) as views:
         found = {("media", str(row[0])) for row in views.execute("SELECT media_id FROM media").fetchall()}
         for name in config.perspectives.enabled:
-            rows = views.execute(f'SELECT media_id, fingerprint FROM rows."{name}"').fetchall()
+            files = f"{config.lake}/captions/perspective={name}/**/*.parquet"  # views show one form a picture
+            rows = views.execute("SELECT media_id, fingerprint FROM read_parquet(?)", [files]).fetchall()
             found |= {(name, media_id, fingerprint) for media_id, fingerprint in rows}
     return found
 

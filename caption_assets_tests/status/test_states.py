@@ -144,7 +144,7 @@ def test_a_run_is_seen_while_it_works(world: World, monkeypatch: pytest.MonkeyPa
     alone = read_status(world.pipeline.config, shards=100).shards
     assert [(row["shard"], row["state"], row["done"]) for row in alone][: len(seen)] == seen, "without an instance, too"
     world.engine.go_on.set()
-    run.join(60)
+    run.join(180)
     assert ended[0].success
     assert world.states(FIRST) == world.states(SECOND) == everything("done")
     assert world.status().workers == []
