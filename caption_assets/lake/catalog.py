@@ -98,8 +98,7 @@ def connect(
     """An in-memory database with the views over the lake as it is now. `known`, `retained`: as for `create_views`."""
     ensure_tables(lake, wanted)
     spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
-    options = {"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL}
-    connection = duckdb.connect(config=options)
+    connection = duckdb.connect(config={"temp_directory": str(spill), "max_temp_directory_size": _MAX_SPILL})
     connection.execute("SET enable_progress_bar = false")  # it writes to standard output, between what programs read
     if not lake.local:
         connection.register_filesystem(lake.fs)
