@@ -29,6 +29,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Device locks of the tests are their own, so that a run elsewhere cannot hold them up; so is what they cache."""
     os.environ["CAPTION_ASSETS_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
     os.environ["CAPTION_ASSETS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("DAGSTER_HOME", None)  # an instance that is not the test's own would be asked for its runs
 
 
 @pytest.fixture(scope="session")
