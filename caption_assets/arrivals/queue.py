@@ -14,7 +14,7 @@ from typing import Any, cast
 from fsspec.asyn import get_loop, sync
 
 from caption_assets.arrivals.notices import Change, changes_in
-from caption_assets.config_datasets import Sqs
+from caption_assets.config.datasets import Sqs
 
 RECEIVE_SECONDS = 3.0
 MOST = 2000

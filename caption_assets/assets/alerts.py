@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 
 from caption_assets.config import PipelineConfig
-from caption_assets.config_alerts import Alerts
-from caption_assets.config_callbacks import AlertType
+from caption_assets.config.alerts import Alerts
+from caption_assets.config.callbacks import AlertType
 from caption_assets.dagster_runs import known_runs
 from caption_assets.events.alerts import AlertWatch
 from caption_assets.events.conditions import Condition

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.open_work import MEDIA, Open, OpenShard
-from caption_assets.config_recaption import Policy, Recaption
+from caption_assets.config.recaption import Policy, Recaption
 from caption_assets.lake.layout import Shard
 
 Bound = Mapping[str, BoundPerspective]

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from caption_assets.config import PipelineConfig
-from caption_assets.config_alerts import Alerts
+from caption_assets.config.alerts import Alerts
 from caption_assets.events import conditions
 from caption_assets.events.conditions import Condition
 from caption_assets.events.event import Event, timestamp

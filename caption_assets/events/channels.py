@@ -7,7 +7,7 @@ holds back nothing but itself.
 from __future__ import annotations
 
 from caption_assets.config import KafkaDataset, PipelineConfig
-from caption_assets.config_kafka import Topic
+from caption_assets.config.kafka import Topic
 
 _REPLIES = "kafka-replies-"
 

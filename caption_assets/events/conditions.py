@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from caption_assets.config import PipelineConfig
-from caption_assets.config_alerts import Alerts
-from caption_assets.config_callbacks import AlertType
+from caption_assets.config.alerts import Alerts
+from caption_assets.config.callbacks import AlertType
 from caption_assets.lake import layout
 from caption_assets.lake.heartbeats import read_beats
 from caption_assets.lake.layout import Shard

@@ -17,7 +17,7 @@ import fsspec.asyn
 from aiohttp.abc import AbstractResolver
 
 from caption_assets.config import ConfigError, PipelineConfig
-from caption_assets.config_callbacks import ON_REQUEST, Callback
+from caption_assets.config.callbacks import ON_REQUEST, Callback
 from caption_assets.events.event import Event
 from caption_assets.events.outbox import Batch, Clock, Outbox
 from caption_assets.events.progress import HORIZON, Retry, load_progress, receiver_of

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from caption_assets.config_callbacks import EventType
+from caption_assets.config.callbacks import EventType
 
 VERSION = 1
 SCHEMA_FILE = Path(__file__).parent / "event.schema.json"

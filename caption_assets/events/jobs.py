@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from caption_assets.config_callbacks import EventType
+from caption_assets.config.callbacks import EventType
 from caption_assets.events.event import Event, timestamp
 from caption_assets.lake.layout import Shard
 

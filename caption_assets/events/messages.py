@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from caption_assets.config_kafka import Kafka, Topic
+from caption_assets.config.kafka import Kafka, Topic
 from caption_assets.events.channels import topic_channel
 from caption_assets.events.event import Event
 from caption_assets.kafka.envelope import Envelope

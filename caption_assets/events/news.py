@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from caption_assets.config import PipelineConfig
-from caption_assets.config_callbacks import ON_REQUEST, EventType
-from caption_assets.config_kafka import Topic
+from caption_assets.config.callbacks import ON_REQUEST, EventType
+from caption_assets.config.kafka import Topic
 from caption_assets.events.event import Event, timestamp
 from caption_assets.events.looked import Looked
 from caption_assets.lake import layout

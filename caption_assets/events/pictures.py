@@ -15,7 +15,7 @@ from typing import Any
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.rows import read_form
 from caption_assets.config import KafkaDataset, PipelineConfig
-from caption_assets.config_kafka import Topic
+from caption_assets.config.kafka import Topic
 from caption_assets.events.channels import replies_channel, topic_channel
 from caption_assets.events.messages import Message
 from caption_assets.kafka.envelope import Envelope

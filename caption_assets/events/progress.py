@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from caption_assets.config_callbacks import Callback
+from caption_assets.config.callbacks import Callback
 from caption_assets.events.event import timestamp
 from caption_assets.lake import layout
 from caption_assets.lake.store import Lake

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
 from caption_assets.config import ConfigError, PipelineConfig
-from caption_assets.config_kafka import KafkaConnection
+from caption_assets.config.kafka import KafkaConnection
 from caption_assets.events.channels import channels, replied_dataset, replies_channel, topic_channel
 from caption_assets.events.event import Event
 from caption_assets.events.jobs import BEGINNINGS, JobOutcome

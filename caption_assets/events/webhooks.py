@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from caption_assets.config_callbacks import Callback
+from caption_assets.config.callbacks import Callback
 from caption_assets.events.event import Event
 from caption_assets.sources.addresses import BlockedAddressError, GuardedResolver, check_host
 from caption_assets.sources.politeness import retry_after

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caption_assets.config_kafka import KafkaConnection
+from caption_assets.config.kafka import KafkaConnection
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Producer

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
-from caption_assets.config_callbacks import EventType
+from caption_assets.config.callbacks import EventType
 from caption_assets.events.jobs import BEGINNINGS, JobOutcome, outcome_key
 from caption_assets.events.looked import Looked
 from caption_assets.partitions import SHARDS, partitions_of

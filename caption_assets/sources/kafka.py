@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from caption_assets.config_kafka import KafkaDataset, is_topic
+from caption_assets.config.kafka import KafkaDataset, is_topic
 from caption_assets.kafka.client import ANSWER_SECONDS, KafkaAway, open_consumer, require, translated
 from caption_assets.kafka.envelope import REQUEST, Envelope, PoisonError, read
 from caption_assets.kafka.sender import Outgoing, Sender

@@ -13,8 +13,8 @@ from caption_assets.config import (
     UrlListDataset,
     WebDatasetDataset,
 )
-from caption_assets.config_datasets import FetchesAhead
-from caption_assets.config_kinds import Dataset
+from caption_assets.config.datasets import FetchesAhead
+from caption_assets.config.kinds import Dataset
 from caption_assets.kafka.client import settings
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, FieldError, Source

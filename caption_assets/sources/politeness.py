@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from protego import Protego
 from yarl import URL
 
-from caption_assets.config_datasets import Web
+from caption_assets.config.datasets import Web
 from caption_assets.sources.base import FetchError
 
 AGENT = "caption-assets"

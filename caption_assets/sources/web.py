@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractResolver
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from yarl import URL
 
-from caption_assets.config_datasets import Web
+from caption_assets.config.datasets import Web
 from caption_assets.lake.tables import MediaFailureKind
 from caption_assets.sources.addresses import BlockedAddressError, GuardedResolver, check_host
 from caption_assets.sources.ahead import Ahead, Room

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from caption_assets.config import Media
-from caption_assets.config_datasets import Web
+from caption_assets.config.datasets import Web
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from caption_assets.config import ConfigError, PipelineConfig
-from caption_assets.config_datasets import Web
+from caption_assets.config.datasets import Web
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index

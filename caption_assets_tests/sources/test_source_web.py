@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from caption_assets.config_datasets import Web
+from caption_assets.config.datasets import Web
 from caption_assets.sources.addresses import is_public
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, Fetching

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from caption_assets.config_datasets import Web
+from caption_assets.config.datasets import Web
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.politeness import HostGates, Robots

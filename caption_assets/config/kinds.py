@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from caption_assets.config_datasets import (
+from caption_assets.config.datasets import (
     BucketDataset,
     FolderDataset,
     HuggingFaceDataset,
@@ -15,7 +15,7 @@ from caption_assets.config_datasets import (
     UrlListDataset,
     WebDatasetDataset,
 )
-from caption_assets.config_kafka import KafkaDataset
+from caption_assets.config.kafka import KafkaDataset
 
 Dataset = Annotated[
     FolderDataset

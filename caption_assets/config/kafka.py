@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from caption_assets.config_datasets import AnyDataset, Place, Strict, Web
-from caption_assets.config_secrets import EnvironmentSecret, by_reference
+from caption_assets.config.datasets import AnyDataset, Place, Strict, Web
+from caption_assets.config.secrets import EnvironmentSecret, by_reference
 
 Topic = Literal[
     "media.processed",

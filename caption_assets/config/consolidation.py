@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from caption_assets.config_datasets import Strict
+from caption_assets.config.datasets import Strict
 
 
 class Consolidation(Strict):

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from caption_assets.config_datasets import Strict
-from caption_assets.config_secrets import EnvironmentSecret, by_reference
+from caption_assets.config.datasets import Strict
+from caption_assets.config.secrets import EnvironmentSecret, by_reference
 
 AlertType = Literal["alert.arrivals", "alert.failures", "alert.breaker", "alert.queue"]
 EventType = Literal[

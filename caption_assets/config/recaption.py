@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from caption_assets.config_datasets import Strict
+from caption_assets.config.datasets import Strict
 
 Policy = Literal["off", "new_only", "all"]
 """`new_only`: rows that are missing, as where a perspective was enabled after its pictures came; `all`: also rows that

@@ -7,8 +7,8 @@ import re
 
 from pydantic import field_validator
 
-from caption_assets.config_datasets import Strict
-from caption_assets.config_errors import ConfigError
+from caption_assets.config.datasets import Strict
+from caption_assets.config.errors import ConfigError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
 
