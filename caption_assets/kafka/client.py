@@ -1,4 +1,4 @@
-"""Clients of a cluster, over librdkafka: their settings, and what is said when it does not answer."""
+"""A cluster over librdkafka: the settings of its clients, and what is said when it does not answer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caption_assets.config.kafka import KafkaConnection
+from caption_assets.config import ConfigError
+from caption_assets.config.kafka import KafkaConnection, KafkaSecurity
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Producer
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+    from confluent_kafka.admin import TopicMetadata
 
 ANSWER_SECONDS = 5.0
 """How long a cluster may take to answer a question."""
@@ -24,8 +26,8 @@ class KafkaAway(OSError):
     """A cluster, or a topic of it, cannot be used now; the message says which, and what to do."""
 
 
-def settings(connection: KafkaConnection, field: str, base: Path) -> dict[str, Any]:
-    """librdkafka's settings for a cluster.
+class Cluster:
+    """A cluster as the pipeline file names it.
 
     Args:
         connection: the cluster.
@@ -33,95 +35,105 @@ def settings(connection: KafkaConnection, field: str, base: Path) -> dict[str, A
         base: the folder that paths are relative to.
 
     Raises:
-        ConfigError: an environment variable is not set; names field and variable.
+        ConfigError: an environment variable is not set, or a file is not there; names field and variable or file.
     """
-    security = connection.security
-    found: dict[str, Any] = {
-        "bootstrap.servers": ",".join(connection.brokers),
-        "client.id": "caption-assets",
-        "security.protocol": security.protocol,
-        "socket.timeout.ms": 10_000,
-        "socket.connection.setup.timeout.ms": 5_000,
-        "reconnect.backoff.ms": 200,
-        "reconnect.backoff.max.ms": 2_000,
-    }
-    if security.mechanism and security.username and security.password:
-        found["sasl.mechanism"] = security.mechanism
-        found["sasl.username"] = security.username.read(f"{field}.security.username")
-        found["sasl.password"] = security.password.read(f"{field}.security.password")
-    files = {"ca": security.ca, "certificate": security.certificate, "key": security.key}
-    found |= {f"ssl.{name}.location": str(base / path.expanduser()) for name, path in files.items() if path}
-    if security.key_password:
-        found["ssl.key.password"] = security.key_password.read(f"{field}.security.key_password")
-    return found
 
+    def __init__(self, connection: KafkaConnection, field: str, base: Path) -> None:
+        self._field, self._brokers = field, ",".join(connection.brokers)
+        self._refusal: str | None = None
+        self.settings: Mapping[str, Any] = {
+            "bootstrap.servers": self._brokers,
+            "client.id": "caption-assets",
+            "socket.timeout.ms": 10_000,
+            "socket.connection.setup.timeout.ms": 5_000,
+            "reconnect.backoff.ms": 200,
+            "reconnect.backoff.max.ms": 2_000,
+            **_security(connection.security, f"{field}.security", base),
+        }
+        """librdkafka's, of any client."""
 
-def open_producer(client: Mapping[str, Any]) -> Producer:
-    """A producer whose messages are on all replicas, in order and once each, before they count as delivered.
+    def producer(self) -> Producer:
+        """A producer whose messages are on all replicas, in order and once each, before they count as delivered.
 
-    Raises:
-        ImportError: the extra `kafka` is not installed.
-        KafkaAway: the settings cannot be used.
-    """
-    producer_class = require().Producer
-    options = {
-        **client,
-        "enable.idempotence": True,
-        "linger.ms": 20,
-        "compression.type": "zstd",
-        "message.timeout.ms": 10_000,
-        "topic.metadata.propagation.max.ms": 3_000,
-        "queue.buffering.max.kbytes": 65_536,
-    }
-    with translated("the settings of kafka cannot be used"):
-        producer: Producer = producer_class(options, logger=_SILENT)
+        Raises:
+            ImportError: the extra `kafka` is not installed.
+            KafkaAway: the settings cannot be used.
+        """
+        options = {
+            "enable.idempotence": True,
+            "linger.ms": 20,
+            "compression.type": "zstd",
+            "message.timeout.ms": 10_000,
+            "topic.metadata.propagation.max.ms": 3_000,
+            "queue.buffering.max.kbytes": 65_536,
+        }
+        producer: Producer = self._client(require().Producer, options)
         return producer
 
+    @contextmanager
+    def consumer(self, group: str) -> Iterator[Consumer]:
+        """A consumer that commits only what it is told to.
 
-def absent_topics(client: Mapping[str, Any], topics: Sequence[str]) -> list[str]:
+        Raises:
+            ImportError: the extra `kafka` is not installed.
+            KafkaAway: the settings cannot be used.
+        """
+        options = {
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "queued.max.messages.kbytes": 16_384,
+            "fetch.message.max.bytes": 2 << 20,
+        }
+        consumer: Consumer = self._client(require().Consumer, options)
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    def topics(self, client: Producer | Consumer, only: str | None = None) -> Mapping[str, TopicMetadata]:
+        """The topics that are there, or what there is to say of one. Raises KafkaAway where no broker answers."""
+        with self.asking(client, f"no broker of {self._brokers} answers"):
+            return client.list_topics(*([only] if only else []), timeout=ANSWER_SECONDS).topics
+
+    @contextmanager
+    def asking(self, client: Producer | Consumer, what: str) -> Iterator[None]:
+        """Raise what librdkafka raises as KafkaAway, which says `what`, or why the brokers are of no use to us."""
+        from confluent_kafka import KafkaException
+
+        try:
+            yield
+        except KafkaException as error:
+            client.poll(0)  # that is when it tells what it has heard
+            raise KafkaAway(self._refusal or f"{what}: {_text(error)}") from None
+
+    def _client(self, kind: Any, options: Mapping[str, Any]) -> Any:
+        from confluent_kafka import KafkaException
+
+        try:
+            return kind({**self.settings, **options, "error_cb": self._hear}, logger=_SILENT)
+        except KafkaException as error:
+            raise KafkaAway(f"{self._field}: librdkafka cannot use the settings: {_text(error)}") from None
+
+    def _hear(self, error: KafkaError) -> None:
+        from confluent_kafka import KafkaError
+
+        security, told = f"{self._field}.security", error.str()
+        if error.code() == KafkaError._AUTHENTICATION:
+            self._refusal = f"{security}: the brokers refuse mechanism, username or password: {_short(told)}"
+        elif error.code() == KafkaError._SSL and "certificate verify failed" in told:
+            self._refusal = (
+                f"{security}.ca: it does not vouch for the certificate of {self._brokers}; name who signed it"
+            )
+        elif error.code() == KafkaError._SSL:
+            self._refusal = f"{security}: {self._brokers} and we do not come to terms on TLS: {_short(told)}"
+
+
+def absent_topics(cluster: Cluster, topics: Sequence[str]) -> list[str]:
     """Which of these topics a cluster does not have. Raises ImportError, KafkaAway."""
-    producer = open_producer(client)
-    with translated(f"no broker of {client['bootstrap.servers']} answers"):
-        there = producer.list_topics(timeout=ANSWER_SECONDS).topics
+    there = cluster.topics(cluster.producer())
     return [topic for topic in topics if topic not in there or there[topic].error is not None]
-
-
-@contextmanager
-def open_consumer(client: Mapping[str, Any], group: str) -> Iterator[Consumer]:
-    """A consumer that commits only what it is told to.
-
-    Raises:
-        ImportError: the extra `kafka` is not installed.
-        KafkaAway: the settings cannot be used.
-    """
-    consumer_class = require().Consumer
-    options = {
-        **client,
-        "group.id": group,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "enable.partition.eof": True,
-        "queued.max.messages.kbytes": 16_384,
-        "fetch.message.max.bytes": 2 << 20,
-    }
-    with translated("the settings of kafka cannot be used"):
-        consumer = consumer_class(options, logger=_SILENT)
-    try:
-        yield consumer
-    finally:
-        consumer.close()
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raise what librdkafka raises as KafkaAway."""
-    from confluent_kafka import KafkaException
-
-    try:
-        yield
-    except KafkaException as error:
-        reason = error.args[0]
-        raise KafkaAway(f"{what}: {reason.str() if hasattr(reason, 'str') else reason}") from None
 
 
 def require() -> Any:
@@ -131,3 +143,29 @@ def require() -> Any:
     except ImportError:
         raise ImportError("Kafka needs confluent-kafka: pip install 'caption-assets[kafka]'") from None
     return confluent_kafka
+
+
+def _security(security: KafkaSecurity, field: str, base: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"security.protocol": security.protocol}
+    if security.mechanism and security.username and security.password:
+        found["sasl.mechanism"] = security.mechanism
+        found["sasl.username"] = security.username.read(f"{field}.username")
+        found["sasl.password"] = security.password.read(f"{field}.password")
+    for name, path in {"ca": security.ca, "certificate": security.certificate, "key": security.key}.items():
+        if path and not (file := base / path.expanduser()).is_file():
+            raise ConfigError(f"{field}.{name}: there is no file {file}")
+        if path:
+            found[f"ssl.{name}.location"] = str(file)
+    if security.key_password:
+        found["ssl.key.password"] = security.key_password.read(f"{field}.key_password")
+    return found
+
+
+def _text(error: KafkaException) -> str:
+    reason = error.args[0]
+    return str(reason.str() if hasattr(reason, "str") else reason)
+
+
+def _short(told: str) -> str:
+    """What librdkafka says, without the broker's name before it and the time behind it."""
+    return told.rpartition("/bootstrap: ")[2].partition(" (after ")[0]
