@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +13,30 @@ from caption_assets.config import ConfigError
 from caption_assets.config.kafka import KafkaConnection, KafkaSecurity
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+    from confluent_kafka import Consumer, KafkaException, Producer
     from confluent_kafka.admin import TopicMetadata
 
 ANSWER_SECONDS = 5.0
 """How long a cluster may take to answer a question."""
 
-_SILENT = logging.Logger("kafka")  # librdkafka logs each attempt to connect; what matters is told by those who ask
-_SILENT.addHandler(logging.NullHandler())
+_FAILED = re.compile(r"^FAIL .*?/(?:bootstrap|\d+): (.*?)(?: \(after [^()]*\))?$", re.DOTALL)
+"""A line of librdkafka's log: which client and broker, why a connection failed, and after how long."""
 
 
 class KafkaAway(OSError):
     """A cluster, or a topic of it, cannot be used now; the message says which, and what to do."""
+
+
+class _Heard(logging.Handler):
+    """Keeps the last reason for which a connection failed; librdkafka logs each attempt, and raises without reasons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := _FAILED.match(record.getMessage()):
+            self.reason = found[1]
 
 
 class Cluster:
@@ -40,7 +53,8 @@ class Cluster:
 
     def __init__(self, connection: KafkaConnection, field: str, base: Path) -> None:
         self._field, self._brokers = field, ",".join(connection.brokers)
-        self._refusal: str | None = None
+        self._heard, self._log = _Heard(), logging.Logger("kafka")
+        self._log.addHandler(self._heard)
         self.settings: Mapping[str, Any] = {
             "bootstrap.servers": self._brokers,
             "client.id": "caption-assets",
@@ -99,35 +113,36 @@ class Cluster:
 
     @contextmanager
     def asking(self, client: Producer | Consumer, what: str) -> Iterator[None]:
-        """Raise what librdkafka raises as KafkaAway, which says `what`, or why the brokers are of no use to us."""
-        from confluent_kafka import KafkaException
+        """Raise what librdkafka raises as KafkaAway, which says `what`, and why, or which field is at fault."""
+        from confluent_kafka import KafkaError, KafkaException
 
         try:
             yield
         except KafkaException as error:
-            client.poll(0)  # that is when it tells what it has heard
-            raise KafkaAway(self._refusal or f"{what}: {_text(error)}") from None
+            client.poll(0)  # that is when it logs
+            silent = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}
+            reason = self._heard.reason if error.args[0].code() in silent else ""
+            raise KafkaAway(self._fault(reason) or f"{what}: {reason or _text(error)}") from None
+
+    def _fault(self, reason: str) -> str | None:
+        """What is wrong in the pipeline file, where that is why a connection failed."""
+        security = f"{self._field}.security"
+        if "certificate verify failed" in reason:
+            return f"{security}.ca: the certificate of {self._brokers} cannot be verified; name who signed it"
+        if reason.startswith("SASL "):
+            return f"{security}: {self._brokers} refuses mechanism, username or password: {reason}"
+        if reason.startswith("Disconnected"):
+            maybe = "another protocol, or a certificate of ours, may be wanted"
+            return f"no broker of {self._brokers} answers: {reason}; see {security}: {maybe}"
+        return None
 
     def _client(self, kind: Any, options: Mapping[str, Any]) -> Any:
         from confluent_kafka import KafkaException
 
         try:
-            return kind({**self.settings, **options, "error_cb": self._hear}, logger=_SILENT)
+            return kind({**self.settings, **options}, logger=self._log)
         except KafkaException as error:
             raise KafkaAway(f"{self._field}: librdkafka cannot use the settings: {_text(error)}") from None
-
-    def _hear(self, error: KafkaError) -> None:
-        from confluent_kafka import KafkaError
-
-        security, told = f"{self._field}.security", error.str()
-        if error.code() == KafkaError._AUTHENTICATION:
-            self._refusal = f"{security}: the brokers refuse mechanism, username or password: {_short(told)}"
-        elif error.code() == KafkaError._SSL and "certificate verify failed" in told:
-            self._refusal = (
-                f"{security}.ca: it does not vouch for the certificate of {self._brokers}; name who signed it"
-            )
-        elif error.code() == KafkaError._SSL:
-            self._refusal = f"{security}: {self._brokers} and we do not come to terms on TLS: {_short(told)}"
 
 
 def absent_topics(cluster: Cluster, topics: Sequence[str]) -> list[str]:
@@ -164,8 +179,3 @@ def _security(security: KafkaSecurity, field: str, base: Path) -> dict[str, Any]
 def _text(error: KafkaException) -> str:
     reason = error.args[0]
     return str(reason.str() if hasattr(reason, "str") else reason)
-
-
-def _short(told: str) -> str:
-    """What librdkafka says, without the broker's name before it and the time behind it."""
-    return told.rpartition("/bootstrap: ")[2].partition(" (after ")[0]

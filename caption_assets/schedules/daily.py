@@ -1,7 +1,5 @@
 """A job over datasets, and its daily run for every watched one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import dagster as dg

@@ -4,6 +4,7 @@ What was found and what was told stands in the lake: a tick that dies anywhere i
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -21,23 +22,47 @@ KAFKA_OUT = "kafka_out"
 _INTERVAL_SECONDS = 30
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A way to tell: its sensor, when the pipeline file wants it, and what is done at each tick."""
+
+    name: str
+    description: str
+    is_wanted: Callable[[PipelineConfig], bool]
+    tell: Callable[[Teller], list[str]]
+
+
+_WAYS = (
+    _Way(
+        CALLBACKS,
+        "tells outcomes of shards, datasets and jobs to `callbacks`.",
+        lambda config: bool(config.callbacks),
+        Teller.call_back,
+    ),
+    _Way(
+        KAFKA_OUT,
+        "publishes on Kafka what happened to pictures, shards and jobs.",
+        lambda config: bool(channels(config)),
+        Teller.publish,
+    ),
+)
+
+
 def build_telling_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
     """`callbacks`, where the pipeline file names receivers, and `kafka_out`, where something goes to Kafka."""
-    receivers = _build(CALLBACKS, "tells outcomes of shards, datasets and jobs to `callbacks`.", Teller.call_back)
-    kafka = _build(KAFKA_OUT, "publishes on Kafka what happened to pictures, shards and jobs.", Teller.publish)
-    return [*([receivers] if config.callbacks else []), *([kafka] if channels(config) else [])]
+    return [_build(way) for way in _WAYS if way.is_wanted(config)]
 
 
-def _build(name: str, what: str, tell: Callable[[Teller], list[str]]) -> dg.SensorDefinition:
+def _build(way: _Way) -> dg.SensorDefinition:
     @dg.sensor(
-        name=name,
+        name=way.name,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {_INTERVAL_SECONDS} s: {what}",
+        description=f"Every {_INTERVAL_SECONDS} s: {way.description}",
     )
     def telling(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
         settings = pipeline.config()
-        if name not in {each.name for each in build_telling_sensors(settings)}:
+        if not way.is_wanted(settings):
             return dg.SkipReason("the pipeline file names nobody to be told any more")
         teller = Teller(
             settings,
@@ -46,7 +71,7 @@ def _build(name: str, what: str, tell: Callable[[Teller], list[str]]) -> dg.Sens
             tables.now,
             context.log.warning,
         )
-        lines = tell(teller)
+        lines = way.tell(teller)
         for line in lines:
             context.log.info(line)
         return dg.SkipReason("; ".join(lines))

@@ -23,27 +23,29 @@ class _Refused(Exception):
 
 
 class Front:
-    """Listens on `port`, and hands on to `behind`."""
+    """Hands on to the port `behind`."""
 
     def __init__(self, context: ssl.SSLContext, behind: int, user: str, password: str) -> None:
         self._context, self._behind, self._user, self._password = context, behind, user, password.encode()
-        self._loop = asyncio.new_event_loop()
-        self._server: asyncio.Server | None = None
         self.port = 0
         self.admitted = 0
         """Connections that gave the right password."""
 
-    def start(self) -> None:
-        """Begin to listen."""
-        self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+    def run(self, listens: threading.Event) -> None:
+        """Serve on a free port until `end`."""
+        asyncio.run(self._run(listens))
 
-    def stop(self) -> None:
-        """Close all."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+    def end(self) -> None:
+        """Close all; called by another thread than `run`."""
+        self._loop.call_soon_threadsafe(self._ends.set)
+
+    async def _run(self, listens: threading.Event) -> None:
+        self._loop, self._ends = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self.port = server.sockets[0].getsockname()[1]
+        listens.set()
+        await self._ends.wait()
+        server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, _Refused):
@@ -141,9 +143,12 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 @contextmanager
 def fronting(context: ssl.SSLContext, behind: int, user: str, password: str) -> Iterator[Front]:
     """A front on a free port."""
-    front = Front(context, behind, user, password)
-    front.start()
+    front, listens = Front(context, behind, user, password), threading.Event()
+    thread = threading.Thread(target=front.run, args=(listens,), daemon=True)
+    thread.start()
+    assert listens.wait(30)
     try:
         yield front
     finally:
-        front.stop()
+        front.end()
+        thread.join(30)

@@ -1,4 +1,4 @@
-"""Tansu, a Kafka broker in a process of its own, behind a front that wants TLS and a password."""
+"""Tansu, a Kafka broker in a process of its own, behind a front that wants TLS, a certificate and a password."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from caption_assets_tests.kafka.front import Front, fronting
 from caption_assets_tests.kafka.topics import Topics
 
-USER, PASSWORD = "captioner", "s3cret-never-shown"
+USER, PASSWORD, KEY_PASSWORD = "captioner", "s3cret-never-shown", "k3y-never-shown"
 _DAY = datetime.timedelta(days=1)
 
 
@@ -38,15 +38,17 @@ class Authority:
 class Tansu(Topics):
     """A broker; what its clients need stands in `security`, as pipeline files write it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, front: Front, signed_by: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, front: Front, folder: Path) -> None:
+        files = {"ca": folder / "ca.pem", "certificate": folder / "client.pem", "key": folder / "client.key"}
         super().__init__(
             f"127.0.0.1:{front.port}",
             **{
                 "security.protocol": "sasl_ssl",
-                "ssl.ca.location": str(signed_by),
                 "sasl.mechanism": "SCRAM-SHA-512",
                 "sasl.username": USER,
                 "sasl.password": PASSWORD,
+                "ssl.key.password": KEY_PASSWORD,
+                **{f"ssl.{name}.location": str(file) for name, file in files.items()},
             },
         )
         self._process, self.port, self.front = process, port, front
@@ -55,7 +57,8 @@ class Tansu(Topics):
             "mechanism": "SCRAM-SHA-512",
             "username": {"env": "KAFKA_USER"},
             "password": {"env": "KAFKA_PASSWORD"},
-            "ca": str(signed_by),
+            "key_password": {"env": "KAFKA_KEY_PASSWORD"},
+            **{name: str(file) for name, file in files.items()},
         }
 
     def create(self, *topics: str, partitions: int = 2) -> None:
@@ -88,7 +91,7 @@ def running(folder: Path) -> Iterator[Tansu]:
             assert process.stdout is not None
             while b"ready in" not in (line := process.stdout.readline()):
                 assert line, f"Tansu ended with {process.wait()}"
-            yield Tansu(process, port, front, authority.file)
+            yield Tansu(process, port, front, folder)
         finally:
             process.kill()
             process.wait(30)
@@ -105,19 +108,25 @@ def authority_in(folder: Path, name: str) -> Authority:
 
 
 def _context(folder: Path, authority: Authority) -> ssl.SSLContext:
-    """A server's, for 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    """A server's, for 127.0.0.1 and for clients whom the authority knows; a client's certificate and key, too."""
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    issuer = authority.file.name
-    signed = _certificate(key, "broker", issuer).add_extension(names, False).sign(authority.key, hashes.SHA256())
-    file = folder / "broker.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + secret)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
+    _signed(folder, authority, "broker", None, names)
+    _signed(folder, authority, "client", KEY_PASSWORD, x509.BasicConstraints(False, None))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.file)
+    context.load_cert_chain(folder / "broker.pem", folder / "broker.key")
+    context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _signed(folder: Path, authority: Authority, name: str, password: str | None, extension: x509.ExtensionType) -> None:
+    """Write a certificate and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    built = _certificate(key, name, authority.file.name).add_extension(extension, False)
+    signed = built.sign(authority.key, hashes.SHA256())
+    (folder / f"{name}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    lock = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+    (folder / f"{name}.key").write_bytes(secret)
 
 
 def _certificate(key: ec.EllipticCurvePrivateKey, name: str, issuer: str) -> x509.CertificateBuilder:

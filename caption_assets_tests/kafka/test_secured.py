@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from caption_assets.cli import main
 from caption_assets.config import CONFIG_VARIABLE, load_config
-from caption_assets_tests.kafka.tansu import PASSWORD, USER, Tansu, authority_in, running
+from caption_assets_tests.kafka.tansu import KEY_PASSWORD, PASSWORD, USER, Tansu, authority_in, running
 from caption_assets_tests.sensors.kafka_world import SHARDS, TOPICS, Told
 
 _TOPICS = {"topics": ["media.processed", "captions.result", "captions.failed", "jobs.status"]}
@@ -31,6 +31,7 @@ def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
 def broker(_cluster: Tansu, monkeypatch: pytest.MonkeyPatch) -> Tansu:
     monkeypatch.setenv("KAFKA_USER", USER)
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    monkeypatch.setenv("KAFKA_KEY_PASSWORD", KEY_PASSWORD)
     return _cluster
 
 
@@ -70,7 +71,7 @@ def test_a_request_comes_in_and_everything_goes_out(tmp_path: Path, pictures: Pa
     assert reply.data["request"]["id"] == "r"
     assert told.arrive() == []
     assert told.tick().endswith("nothing sent")
-    assert broker.front.admitted > 5, "all of it with the password, over TLS"
+    assert broker.front.admitted > 5, "all of it with certificate and password, over TLS"
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
@@ -82,7 +83,7 @@ def test_a_wrong_password_is_named_and_loses_nothing(
     told.pipeline.caption(SHARDS[0])
     monkeypatch.setenv("KAFKA_PASSWORD", "wrong-never-shown")
     line = told.tick()
-    assert "kafka.security: the brokers refuse mechanism, username or password: " in line
+    assert f"kafka.security: {broker.address} refuses mechanism, username or password: SASL authentication" in line
     assert "never-shown" not in line
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
     assert "waiting" not in told.tick()
@@ -111,16 +112,23 @@ def test_a_certificate_that_nobody_vouches_for_is_named_and_loses_nothing(
     told.agrees_with_lake()
 
 
-def test_tls_where_none_is_spoken_and_none_where_it_is(tmp_path: Path, pictures: Path, broker: Tansu) -> None:
-    told = Secured(tmp_path, pictures, broker, "protocol", protocol="sasl_plaintext", ca=None)
+def test_a_broker_that_wants_a_certificate_of_us(tmp_path: Path, pictures: Path, broker: Tansu) -> None:
+    told = Secured(tmp_path, pictures, broker, "ours", certificate=None, key=None)
     told.pipeline.ingest()
-    assert f"waiting: no broker of {broker.address} answers" in told.tick()
-    document = yaml.safe_load(told.pipeline.config.file.read_text())
-    document["kafka"]["brokers"] = [f"127.0.0.1:{broker.port}"]
-    told.pipeline.config.file.write_text(yaml.safe_dump(document))
-    told.secure(protocol="sasl_ssl")
-    assert "kafka.security: " in (line := told.tick())
-    assert "do not come to terms on TLS" in line
+    line = told.tick()
+    assert f"waiting: no broker of {broker.address} answers: Disconnected: " in line
+    assert "kafka.security: another protocol, or a certificate of ours, may be wanted" in line
+    told.secure(**broker.security)
+    assert "waiting" not in told.tick()
+
+
+def test_a_wrong_protocol_is_named(tmp_path: Path, pictures: Path, broker: Tansu) -> None:
+    plain = dict.fromkeys(("ca", "certificate", "key", "key_password"))
+    told = Secured(tmp_path, pictures, broker, "protocol", protocol="sasl_plaintext", **plain)
+    told.pipeline.ingest()
+    assert "kafka.security: another protocol, or a certificate of ours, may be wanted" in told.tick()
+    told.secure(**broker.security)
+    assert "waiting" not in told.tick()
 
 
 def test_a_broker_that_hangs_costs_a_tick_seconds_and_loses_nothing(
