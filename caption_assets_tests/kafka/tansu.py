@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ def running(folder: Path) -> Iterator[Tansu]:
             assert process.stdout is not None
             while b"ready in" not in (line := process.stdout.readline()):
                 assert line, f"Tansu ended with {process.wait()}"
+            threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would hold it up
             yield Tansu(process, port, front, folder)
         finally:
             process.kill()
