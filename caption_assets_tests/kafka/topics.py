@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+
+_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class Topics:
             if there is None:
                 return []
             places = [TopicPartition(topic, partition, 0) for partition in there.partitions]
-            ends = {each.partition: consumer.get_watermark_offsets(each, timeout=20)[1] for each in places}
-            consumer.assign([each for each in places if ends[each.partition]])
-            return sorted(_read(consumer, sum(ends.values())), key=lambda each: (each.partition, each.offset))
+            consumer.assign(places)
+            found = _read(consumer, {each.partition for each in places})
+            return sorted(found, key=lambda each: (each.partition, each.offset))
         finally:
             consumer.close()
 
@@ -70,12 +73,16 @@ class Topics:
             consumer.close()
 
 
-def _read(consumer: Consumer, count: int) -> Iterator[Received]:
-    while count:
+def _read(consumer: Consumer, partitions: set[int]) -> Iterator[Received]:
+    """All that partitions hold, until each says that this is its end."""
+    deadline = time.monotonic() + _SECONDS
+    while partitions:
+        assert time.monotonic() < deadline, f"no end of partitions {partitions}"
         for message in consumer.consume(1000, timeout=0.2):
-            if message.error() is not None:
+            if (error := message.error()) is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error.str()
+                partitions.discard(message.partition() or 0)
                 continue
-            count -= 1
             headers = {str(each[0]): _text(each[1]) for each in message.headers() or []}
             partition, offset, value = message.partition(), message.offset(), message.value()
             assert partition is not None
