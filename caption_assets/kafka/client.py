@@ -14,7 +14,6 @@ from caption_assets.config.kafka import KafkaConnection, KafkaSecurity
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaException, Producer
-    from confluent_kafka.admin import TopicMetadata
 
 ANSWER_SECONDS = 5.0
 """How long a cluster may take to answer a question."""
@@ -106,10 +105,12 @@ class Cluster:
         finally:
             consumer.close()
 
-    def topics(self, client: Producer | Consumer, only: str | None = None) -> Mapping[str, TopicMetadata]:
+    def topics(self, client: Producer | Consumer, only: str | None = None) -> Mapping[str, Any]:
         """The topics that are there, or what there is to say of one. Raises KafkaAway where no broker answers."""
         with self.asking(client, f"no broker of {self._brokers} answers"):
-            return client.list_topics(*([only] if only else []), timeout=ANSWER_SECONDS).topics
+            found = client.list_topics(only, ANSWER_SECONDS) if only else client.list_topics(timeout=ANSWER_SECONDS)
+        topics: Mapping[str, Any] = found.topics
+        return topics
 
     @contextmanager
     def asking(self, client: Producer | Consumer, what: str) -> Iterator[None]:

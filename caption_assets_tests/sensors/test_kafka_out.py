@@ -51,8 +51,8 @@ def test_all_that_happens_is_told_once_and_agrees_with_the_lake(told: Told) -> N
     assert told.everything() == before
 
 
-def test_messages_of_a_picture_share_a_key_and_a_partition(told: Told) -> None:
-    told.broker.create(*TOPICS, partitions=4)
+def test_messages_of_a_picture_share_a_key_and_a_partition(told: Told, broker: Broker) -> None:
+    broker.create(*TOPICS, partitions=4)
     told.pipeline.ingest()
     told.pipeline.caption(*SHARDS)
     told.tick()
