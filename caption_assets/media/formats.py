@@ -50,6 +50,11 @@ def formats_of(data: bytes) -> tuple[str, ...]:
     return FORMATS
 
 
+def may_be_on_disk(head: bytes) -> bool:
+    """Whether a file that begins like this is of a format that can be decoded without being in memory."""
+    return head.startswith(b"BM") or signature(head) in {"PNG", "TIFF"}
+
+
 def promised_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     """Widths and heights that a file's head promises and Pillow does not show before it has decoded, or not at all.
 

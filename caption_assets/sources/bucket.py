@@ -190,18 +190,18 @@ class _AnyStore:
             data = cast(bytes, await self._call("cat_file", path, start=start, end=end))
             if size is None:
                 room.at_least(len(data))
-            return data
+            return Spool.of(data)
         first = start or 0
         with Spool() as body:
             for place in range(first, first + size, _PIECE):
                 stop = min(place + _PIECE, first + size)
                 data = cast(bytes, await self._call("cat_file", path, start=place, end=stop))
                 if start is None and len(data) == size:
-                    return data  # by a server that knows no ranges
+                    return Spool.of(data)  # by a server that knows no ranges
                 if len(data) != stop - place:
                     raise FetchError("gone", CHANGED)
                 body.write(data)
-            return body.content()
+            return body
 
     def head(self, uri: str, length: int) -> bytes:
         path = self._path(uri)

@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
 from caption_assets.sources.files import SIDECAR_EXTENSIONS, SIDECAR_LIMIT, FileFilter, with_columns
+from caption_assets.sources.spool import LARGE, Body, Spool
 
 _log = logging.getLogger(__name__)
 _ESCAPED = "file://"
 _PAGE = 1000
+_PIECE = 1 << 20
 _BEHIND = "\U0010ffff"
 """A name behind all others."""
 _CHANGED = "the file has changed since it was planned; the new one is an item of its own"
@@ -78,13 +81,13 @@ class FolderSource:
         """The items with what their sidecars say."""
         return with_columns(items, _head)
 
-    def fetch(self, uri: str, etag: str) -> bytes:
+    def fetch(self, uri: str, etag: str) -> Body:
         """The file's bytes. Raises FetchError: gone, also when it has changed since it was planned."""
         try:
             with open(_path(uri), "rb") as file:
                 if file_etag(os.fstat(file.fileno())) != etag:
                     raise FetchError("gone", _CHANGED)
-                data = file.read()
+                data = file.read() if os.fstat(file.fileno()).st_size <= LARGE else _copied(file)
                 if file_etag(os.fstat(file.fileno())) != etag or not etag.startswith(f"{len(data)}-"):
                     raise FetchError("gone", _CHANGED)  # while it was read
                 return data
@@ -144,6 +147,14 @@ class FolderSource:
         if not self.settle_seconds or item.modified is None:
             return False
         return abs(time.time() - item.modified.timestamp()) < self.settle_seconds
+
+
+def _copied(file: BinaryIO) -> Spool:
+    """A copy that nobody changes while it is read again and again. Raises FetchError, OSError."""
+    with Spool(on_disk=True) as copy:
+        while piece := file.read(_PIECE):
+            copy.write(piece)
+        return copy
 
 
 def _head(path: str) -> bytes:

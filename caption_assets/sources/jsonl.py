@@ -15,6 +15,7 @@ from typing import Any
 from caption_assets.sources.base import Item
 from caption_assets.sources.named import NamedPictures
 from caption_assets.sources.rows import Row, bad_item, jsonl_rows
+from caption_assets.sources.spool import Body
 from caption_assets.sources.web import WebFetcher
 
 
@@ -73,7 +74,7 @@ class JsonlSource:
         """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
         return self._pictures.start(uri, etag)
 
-    def fetch(self, uri: str, etag: str) -> bytes:
+    def fetch(self, uri: str, etag: str) -> Body:
         """The picture's bytes. Raises FetchError."""
         return self._pictures.fetch(uri, etag)
 

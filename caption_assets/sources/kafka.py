@@ -29,6 +29,7 @@ from caption_assets.lake import tables
 from caption_assets.sources.base import Item
 from caption_assets.sources.named import NamedPictures
 from caption_assets.sources.rows import unusable
+from caption_assets.sources.spool import Body
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
@@ -118,7 +119,7 @@ class KafkaSource:
         """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
         return self._pictures.start(uri, etag)
 
-    def fetch(self, uri: str, etag: str) -> bytes:
+    def fetch(self, uri: str, etag: str) -> Body:
         """The picture's bytes. Raises FetchError."""
         return self._pictures.fetch(uri, etag)
 

@@ -18,6 +18,7 @@ from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.bucket import Store, open_store, stored
 from caption_assets.sources.folder import FolderSource, file_etag
 from caption_assets.sources.rows import raise_if_bad
+from caption_assets.sources.spool import Body
 from caption_assets.sources.web import WebFetcher
 
 _ABSENT = "absent"
@@ -87,7 +88,7 @@ class NamedPictures:
             return self._fetches.start(lambda room: stored(store, uri, "", room))
         return None
 
-    def fetch(self, uri: str, etag: str) -> bytes:
+    def fetch(self, uri: str, etag: str) -> Body:
         """The picture's bytes. Raises FetchError."""
         if started := self.start(uri, etag):
             return started.result()

@@ -153,7 +153,7 @@ class S3Store:
             with Spool() as content:
                 while chunk := await body.read(_CHUNK):
                     content.write(chunk)
-                return content.content()
+                return content
 
 
 def _moment(value: Any) -> datetime:

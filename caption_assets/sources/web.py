@@ -191,7 +191,7 @@ async def _body(response: aiohttp.ClientResponse, room: Room) -> Body:
             body.write(chunk)
             if length is None:
                 room.at_least(len(body))
-        return body.content()
+        return body
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
