@@ -12,8 +12,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from caption_assets.sources.base import FetchError, FieldError, Item
-from caption_assets.sources.bucket import CHANGED
+from caption_assets.sources.base import CHANGED, FetchError, FieldError, Item
 from caption_assets.sources.forward import Forward
 from caption_assets.sources.rows import digest
 from caption_assets.sources.tables import plain
