@@ -209,7 +209,8 @@ class WebDatasetDataset(AnyDataset, FetchesAhead):
 
 
 class HuggingFaceDataset(AnyDataset):
-    """Pictures in a column of a dataset of the Hugging Face hub, of a folder `save_to_disk` wrote, or of Parquet."""
+    """Pictures in a column of a dataset of the Hugging Face hub, of a copy of one, of a folder `save_to_disk` wrote, or
+    of Parquet."""
 
     kind: Literal["huggingface"]
     path: str = Field(min_length=1)

@@ -26,7 +26,7 @@ TENTHS = {
     "tiff": "nttttttttt",
     "avif": "nttttttttt",
     "heic": "nttttttttt",
-    "jxl": "nuuuuuuuuu",  # a stream without boxes does not say how long it is
+    "jxl": "nttttttttt",
 }
 """What a file is of which so many tenths are there: n, u, t, m for not_an_image, unreadable, truncated, media."""
 
