@@ -111,6 +111,9 @@ class AnyStore:
         """Folder by folder: a folder's files come before what is below it. A place is a path below the root."""
         target = after.split("/") if after else None
         for folder, entries in self._folders(self._root, target, recursive):
+            if entries is None:
+                yield Page([], f"{folder}/{_BEHIND}"[len(self._root) + 1 :], whole=False)
+                continue
             items = sorted(join_sidecars(self._entries(files, folder, entries)), key=lambda each: _name(each.uri))
             place = f"{folder}/"[len(self._root) + 1 :]
             for start in range(0, max(len(items), 1), _PAGE):
@@ -166,8 +169,8 @@ class AnyStore:
 
     def _folders(
         self, folder: str, target: Sequence[str] | None, recursive: bool
-    ) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-        """Each folder's path with its files by name, in the order of names.
+    ) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]] | None]]:
+        """Each folder's path with its files by name, in the order of names; None where one is forbidden to us.
 
         Args:
             target: the parts of a place below the folder; what comes before it is left out.
@@ -179,9 +182,14 @@ class AnyStore:
                 raise
             return  # deleted while we looked
         except Exception as error:
+            failure = failure_of(error)
+            if failure.kind == "forbidden" and folder != self._root:
+                _log.warning("%s: left out of the scan: %s", folder, failure)
+                yield folder, None
+                return
             if isinstance(error, OSError):
                 raise
-            raise OSError(f"it cannot be listed: {failure_of(error)}") from error  # the filesystem's own
+            raise OSError(f"it cannot be listed: {failure}") from error  # the filesystem's own
         named = sorted((_name(each["name"]), each) for each in listed if each["name"])
         if target is None or len(target) == 1:
             yield (

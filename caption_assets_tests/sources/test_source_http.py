@@ -65,7 +65,14 @@ def test_what_cannot_be_looked_at_is_told() -> None:
         assert kind_of(source, there) == "unreachable"
         page = next(iter(source.pages()))
         assert (keys(page.items, root), page.whole) == (["forbidden.jpg"], False)
-        server.answers["/f/"] = lambda request: web.Response(status=500)
+        show(server, "/f/", "a.jpg", "d/", "e/")
+        show(server, "/f/e/", "e.jpg")
+        server.answers["/f/a.jpg"] = server.answers["/f/e/e.jpg"] = lambda request: web.Response(body=b"x")
+        server.answers["/f/d/"] = lambda request: web.Response(status=403)
+        pages = list(source.pages())
+        assert [keys(page.items, root) for page in pages if page.items] == [["a.jpg"], ["e/e.jpg"]]
+        assert [page.whole for page in pages] == [True, False, True, True]
+        server.answers["/f/d/"] = server.answers["/f/"] = lambda request: web.Response(status=500)
         with pytest.raises(OSError, match="it cannot be listed: the store answers 500"):
             list(source.scan())
 
