@@ -1,6 +1,7 @@
 """Decoding: upright, sRGB, eight bits, opaque, first frame, and nothing but `DecodeError`."""
 
 import struct
+import time
 import tracemalloc
 import warnings
 import zlib
@@ -150,6 +151,23 @@ def test_transparency_becomes_white() -> None:
 @pytest.mark.parametrize("format_name", ["GIF", "WEBP", "PNG", "TIFF", pytest.param("AVIF", marks=NEEDS_AVIF)])
 def test_of_several_frames_the_first_counts(format_name: str) -> None:
     assert_quarters(decoded(pictures.animation(format_name)).image)
+
+
+def test_a_tiff_of_many_pictures_is_counted_in_no_time() -> None:
+    """Each directory shows the same pixel; the last one leads back to the first."""
+    tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 4), (277, 1), (278, 1), (279, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    size = 2 + len(entries) + 4
+    ends = [8 + size * (number + 1) for number in range(99_999)] + [8]
+    data = (
+        b"II*\0"
+        + struct.pack("<I", 8)
+        + b"".join(struct.pack("<H", 9) + entries + struct.pack("<I", end) for end in ends)
+    )
+    begin = time.monotonic()
+    assert decoded(data).frames == 100_000
+    assert decoded(data[: 8 + size * 10 + 1]).frames == 10
+    assert time.monotonic() - begin < 20
 
 
 def test_mpo_gives_its_first_picture() -> None:

@@ -179,10 +179,17 @@ def test_lines_may_name_urls_of_the_web(folder: Path) -> None:
     touch(folder / "a.jpg", b"local")
     with web_server() as server:
         server.answers["/a.jpg"] = lambda request: web.Response(body=b"web")
-        file = listed(folder, {"url": server.url("/a.jpg"), "n": 1}, {"path": "a.jpg"}, b"bad")
+        file = listed(
+            folder,
+            {"url": server.url("/a.jpg"), "n": 1},
+            {"path": "a.jpg"},
+            b"bad",
+            {"url": server.url("/a.jpg").upper()},
+        )
         client = WebFetcher(Web(allow_hosts=["127.0.0.1"]), Ahead())
         source = JsonlSource(str(file), web=client)
-        far, near, bad = source.scan()
+        far, near, bad, loud = source.scan()
+        assert loud.uri.startswith("HTTP://127.0.0.1")
         assert (far.uri, far.source) == (server.url("/a.jpg"), {"n": 1})
         assert [source.fetch(item.uri, item.etag) for item in (far, near)] == [b"web", b"local"]
         started = source.start(far.uri, far.etag)

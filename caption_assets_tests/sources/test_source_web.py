@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -242,6 +243,18 @@ def test_a_robots_txt_that_cannot_be_had_forbids_for_now(server: WebServer, stat
     server.answers["/robots.txt"] = lambda request: web.Response(status=status)
     assert failure(fetcher(), server.url("/a.jpg"))[0] == "unreachable"
     assert "/a.jpg" not in server.asked
+
+
+@pytest.mark.parametrize("text", ["Disallow: /" + "*a" * 40 + "*b", "Disallow: /\n" * 40_000, "\0\xff:" * 9000])
+def test_no_robots_txt_holds_us_up(server: WebServer, text: str) -> None:
+    server.answers["/robots.txt"] = lambda request: web.Response(text=f"User-agent: other\nUser-agent: *\n{text}")
+    path = "/" + "a" * 90
+    server.answers[path] = server.answers["/a.jpg"]
+    client = fetcher()
+    begin = time.monotonic()
+    fetches = [client.start(server.url(path)) for _ in range(20)]
+    assert {type(each.exception(30)) for each in fetches} <= {type(None), FetchError}
+    assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("status", [204, 401, 403, 404, 410])
