@@ -175,6 +175,8 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
     format_name = opened.format or "unknown"
     if settings.partial and format_name not in _PARTIAL:
         raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
+    if format_name in JPEGS and opened.info.get("progressive") and jpeg.has_too_many_scans(data):
+        raise DecodeError("too_large", "a progressive JPEG of so many scans that decoding would take hours")
     profile = opened.info.get("icc_profile")
     big = None if settings.partial else bands_of(opened, data)
     working = big.working if big else whole_bytes(opened, data, settings.target_pixels)
