@@ -40,7 +40,7 @@ def test_a_stream_is_cut_up_to_its_last_byte(mode: str, width: int, height: int,
     assert not is_cut(data)
     assert not is_cut(data + b"what follows")
     step = max(1, len(data) // 200)
-    assert all(is_cut(data[:length]) for length in (*range(40, len(data), step), len(data) - 1))
+    assert all(is_cut(data[:length]) for length in (*range(60, len(data), step), len(data) - 1))
 
 
 def test_a_box_to_the_end_is_measured_by_its_stream() -> None:
