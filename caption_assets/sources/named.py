@@ -15,9 +15,10 @@ from typing import Any
 
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.bucket import Store, open_store, stored
+from caption_assets.sources.bucket import open_store
 from caption_assets.sources.folder import FolderSource, file_etag
 from caption_assets.sources.rows import raise_if_bad
+from caption_assets.sources.stores import Store, stored
 from caption_assets.sources.web import WebFetcher
 
 _ABSENT = "absent"
@@ -64,7 +65,7 @@ class NamedPictures:
             columns: its source columns.
             pinned: whether a local file counts as it is now; else as it is when it is read.
         """
-        if self._web is not None and path.startswith(("http://", "https://")):
+        if self._web is not None and path.lower().startswith(("http://", "https://")):
             return Item(path, f"{_WEB}.{digest}", 0, None, dict(columns))
         if self._root is None:
             raise ValueError("is no http or https URL, and the dataset has no root")
