@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from caption_assets.config.datasets import NAMES
 from caption_assets.sources.base import Item
-from caption_assets.sources.named import NamedPictures
+from caption_assets.sources.named import FromNamed, NamedPictures
 from caption_assets.sources.rows import Row, bad_item, jsonl_rows
 from caption_assets.sources.web import WebFetcher
 
 
-class JsonlSource:
+class JsonlSource(FromNamed):
     """The pictures that a file's lines name.
 
     Args:
@@ -60,24 +59,6 @@ class JsonlSource:
                 yield bad_item(self._place, row, str(error))
             else:
                 yield self._item(row, name)
-
-    @property
-    def ahead(self) -> int:
-        """How many fetches it is worth to have under way."""
-        return self._pictures.ahead
-
-    @property
-    def manners(self) -> str:
-        """Names the settings on which an opt-out depends."""
-        return self._pictures.manners
-
-    def start(self, uri: str, etag: str) -> Future[bytes] | None:
-        """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
-        return self._pictures.start(uri, etag)
-
-    def fetch(self, uri: str, etag: str) -> bytes:
-        """The picture's bytes. Raises FetchError."""
-        return self._pictures.fetch(uri, etag)
 
     def _item(self, row: Row, name: str) -> Item:
         value = row.columns[name]

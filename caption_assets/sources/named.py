@@ -107,6 +107,30 @@ class NamedPictures:
         return os.path.commonpath([root, os.path.realpath(path)]) == root
 
 
+class FromNamed:
+    """What fetches of a source are whose items `NamedPictures` made. Its scan is the subclass's."""
+
+    _pictures: NamedPictures
+
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+        return self._pictures.ahead
+
+    @property
+    def manners(self) -> str:
+        """Names the settings on which an opt-out depends."""
+        return self._pictures.manners
+
+    def start(self, uri: str, etag: str) -> Future[bytes] | None:
+        """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
+        return self._pictures.start(uri, etag)
+
+    def fetch(self, uri: str, etag: str) -> bytes:
+        """The picture's bytes. Raises FetchError."""
+        return self._pictures.fetch(uri, etag)
+
+
 def _local_version(path: str) -> tuple[str, int]:
     try:
         status = os.stat(path)
