@@ -37,7 +37,9 @@ def check_args(config: PipelineConfig, name: str, engine: VllmEngine) -> None:
             close = difflib.get_close_matches(argument, sorted(known), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "; see the fields of vLLM's EngineArgs"
             raise ConfigError(f"{field}: vLLM has no such engine argument{hint}")
-        if argument not in CHAT_ARGS and (problem := _problem(argument, fields[argument].type, value)):
+        if argument in CHAT_ARGS or (value is None and fields[argument].default is None):
+            continue
+        if problem := _problem(argument, fields[argument].type, value):
             raise ConfigError(f"{field}: {problem}")
 
 
@@ -45,7 +47,7 @@ def _problem(argument: str, type_: Any, value: Any) -> str | None:
     """What is wrong with a value, and the remedy."""
     strict = not isinstance(value, list | dict)  # texts are no numbers, but a list may become a set
     try:
-        TypeAdapter(type_, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=strict)
+        _adapter(type_).validate_python(value, strict=strict)
     except ValidationError as error:
         return _told(error, type_, value)
     except (PydanticSchemaGenerationError, PydanticUserError, NameError):
@@ -57,6 +59,13 @@ def _problem(argument: str, type_: Any, value: Any) -> str | None:
             except ValidationError as error:
                 return _told(error, type_, value)
     return None
+
+
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(type_, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a section of vLLM's configuration, which has options of its own
+        return TypeAdapter(type_)
 
 
 def _bounds(argument: str) -> Iterator[list[Any]]:
