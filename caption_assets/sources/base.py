@@ -13,6 +13,9 @@ from caption_assets.lake.tables import MediaFailureKind
 if TYPE_CHECKING:
     from caption_assets.sources.spool import Body
 
+CHANGED = "the object has changed since it was planned; the new one is an item of its own"
+GONE = "the object is no longer there"
+
 
 @dataclass(frozen=True)
 class Item:
