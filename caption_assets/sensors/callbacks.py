@@ -27,7 +27,7 @@ def _build() -> dg.SensorDefinition:
         name=CALLBACKS,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {_INTERVAL_SECONDS} s: tells outcomes of shards, datasets and jobs to `callbacks`.",
+        description=f"Every {_INTERVAL_SECONDS} s: tells outcomes of shards, datasets and jobs to receivers.",
     )
     def callbacks(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
         settings = pipeline.config()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from caption_assets import run_tags
 from caption_assets.config import ConfigError, KafkaDataset, PipelineConfig
 from caption_assets.events.channels import channels
 from caption_assets.events.news import asked_for
@@ -26,7 +27,6 @@ from caption_assets.sources.planner import Planned, open_source, plan_dataset
 KAFKA_OUT = "kafka_out"
 _INTERVAL_SECONDS = 30
 _CURSOR_VERSION = 1
-_TAGS = {"caption_assets/arrival": "true"}
 
 
 def build_kafka_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
@@ -82,11 +82,12 @@ def _build_arrivals(name: str) -> dg.SensorDefinition:
         if not waiting:
             told = "; ".join([f"no new shard in {name} ({len(planned.shards)} planned)", *planned.notes])
             return dg.SkipReason(told)
-        context.log.info(_explanation(planned, waiting))
+        why = _explanation(planned, waiting)
+        context.log.info(why)
         known = context.instance.get_dynamic_partitions(SHARDS)
         new = unregistered(context.instance, waiting)
         return dg.SensorResult(
-            run_requests=run_requests(context.instance, Cause.ARRIVAL, waiting, [*known, *new], _TAGS),
+            run_requests=run_requests(context.instance, Cause.ARRIVAL, waiting, [*known, *new], {run_tags.WHY: why}),
             dynamic_partitions_requests=[shards_partitions.build_add_request(new)] if new else [],
             cursor=json.dumps({"version": _CURSOR_VERSION, "handed_over": waiting[-1].number}),
         )
