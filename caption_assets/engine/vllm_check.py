@@ -90,7 +90,8 @@ def _bounds(argument: str) -> Iterator[list[Any]]:
 def _told(error: ValidationError, type_: Any, value: Any) -> str:
     """The complaint that says most: about a choice where there is one, with what may have been meant."""
     details = sorted(error.errors(), key=lambda each: (each["type"] != "literal_error", len(each["loc"])))
-    problem = worded(details[0])
+    place = [str(step) for step in details[0]["loc"][-1:] if isinstance(value, dict) and step in value]
+    problem = ": ".join([*place, worded(details[0])])
     choices = [str(choice) for choice in _choices(type_)]
     if isinstance(value, str) and (close := difflib.get_close_matches(value, choices, n=1)):
         problem += f"; did you mean {close[0]!r}?"

@@ -64,7 +64,7 @@ def test_arguments_that_cannot_be_end_the_run_before_anything_is_loaded(make_con
     run = CaptionRun(config, lake, list(bound.values()), bound, ingest(config, lake), "run", tell=told.append)
     with pytest.raises(ConfigError, match=r"pipeline.yaml: engines.default.args.max_num_seq: .*'max_num_seqs'"):
         list(run)
-    assert told == ["loading tiny (engine default)"]
+    assert not any("loaded in" in line for line in told)
 
 
 @pytest.mark.usefixtures("other_device")

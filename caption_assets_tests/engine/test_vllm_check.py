@@ -56,8 +56,8 @@ def test_whatever_vllm_takes_is_let_through(make_config: MakeConfig, args: dict[
         ("mm_processor_kwargs", ["max_pixels"], "mapping"),
         ("limit_mm_per_prompt", 3, "mapping"),
         ("block_size", "32", "whole number"),
-        ("structured_outputs_config", {"backend": "xgrammarr"}, "must be one of"),
-        ("compilation_config", {"cudagraph_capture_size": [1]}, "nexpected"),
+        ("structured_outputs_config", {"backend": "xgrammarr"}, "backend: must be one of"),
+        ("compilation_config", {"cudagraph_capture_size": [1]}, "cudagraph_capture_size: Unexpected"),
     ],
 )
 def test_what_it_cannot_take_names_field_value_and_remedy(
