@@ -18,7 +18,7 @@ from dagster import DagsterRunStatus, RunsFilter
 from caption_assets import run_tags
 from caption_assets.assets.captions import caption_key
 from caption_assets.assets.media import MEDIA
-from caption_assets.captioning.catalog import open_views
+from caption_assets.captioning.catalog import open_counts
 from caption_assets.captioning.loaded import Loaded, files_digest
 from caption_assets.captioning.open_work import Done, OpenShard, find_done, find_open
 from caption_assets.captioning.recaption import (
@@ -31,6 +31,7 @@ from caption_assets.captioning.recaption import (
     recaptioning,
     repair,
 )
+from caption_assets.counts.views import StillCounting
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout, tables
 from caption_assets.lake.store import Lake
@@ -46,6 +47,8 @@ _MOST_WAITING = 5
 """Runs of one cause in the queue: what waits there no longer follows a changed policy."""
 _DAY = timedelta(days=1)
 _REST = timedelta(minutes=15)
+_COUNTING_SECONDS = 40.0
+"""Of a tick, which Dagster ends after 60."""
 
 
 def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
@@ -76,7 +79,10 @@ def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
         if memory.state == state and now.timestamp() < memory.until:
             return dg.SkipReason(memory.told)
         tick = _Tick(context.instance, loaded, shards, runs, memory, now)
-        requests, lines = tick.run()
+        try:
+            requests, lines = tick.run()
+        except StillCounting as error:  # nothing is decided before all is known
+            return dg.SkipReason(f"looks through the lake: {error}")
         for line in lines:
             context.log.info(line)
         memory.keep("" if requests else state, "; ".join(lines) or tick.nothing(), now + tick.rest(lines))
@@ -185,7 +191,7 @@ class _Tick:
     def run(self) -> tuple[list[dg.RunRequest], list[str]]:
         """The runs to launch, and what is to be said."""
         midnight = self._now.replace(hour=0, minute=0, second=0, microsecond=0)
-        with open_views(self._loaded.config, self._loaded.bound) as views:
+        with open_counts(self._loaded.config, self._loaded.bound, seconds=_COUNTING_SECONDS) as views:
             self._open = find_open(views, self._loaded.config, self._loaded.bound, self._now - self._pause)
             done = {
                 cause: find_done(views, cause.label, midnight, self._runs.today(cause, midnight))
