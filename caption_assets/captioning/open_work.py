@@ -110,7 +110,7 @@ def find_open(
     no caption at all; and a perspective that has rows of a shard, but not all.
 
     Args:
-        views: the catalog's, or those of kept counts.
+        views: those of kept counts.
         before: a shard that was planned, or whose media were made, since then may be in somebody's hands.
     """
     found: dict[str, OpenShard] = {}

@@ -13,13 +13,13 @@ from caption_assets.counts.asked import Asked
 from caption_assets.counts.files import SCHEMAS, FileReader, Holding
 from caption_assets.lake import tables
 from caption_assets.lake.catalog import FAILURES, STALE, VISIBLE_MEDIA, VISIBLE_ROWS, create_manifest
-from caption_assets.lake.groups import GROUPS
+from caption_assets.lake.groups import GROUPS, MORE_GROUPS
 from caption_assets.lake.hidden import DEPARTED
 from caption_assets.lake.store import Lake
 
-_ROWS = 120_000
+_ROWS = 50_000
 """Of captions, that are to be in memory at once."""
-_FIRST, _MOST = 8, 256
+_FIRST, _MOST = 8, 128
 """Shards at once."""
 _LONGEST_MESSAGE = 300
 _SHOWN_FAILURES = 5
@@ -107,7 +107,7 @@ class Counter:
         self._table("rows.merged", pa.table({"shard": pa.array([], pa.string())}))
         self._table("runs", tables.RUNS.empty_table())
         self._take(_NOTHING, [])
-        for statement in (FAILURES, STALE, *GROUPS):
+        for statement in (FAILURES, STALE, *GROUPS, *MORE_GROUPS):
             self._connection.execute(statement.format(failures="FROM rows.failed", plans="FROM rows.plans"))
 
     def _take(self, files: Mapping[str, pa.Table], batch: Sequence[ToCount]) -> None:

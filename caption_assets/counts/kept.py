@@ -94,7 +94,8 @@ class KeptCounts:
             )
             self._tidy(connection, files)
         except (duckdb.InvalidInputException, duckdb.BinderException, ValueError) as error:
-            raise Damaged(str(error)) from self._remove_damaged(files)
+            self._remove_damaged(files)
+            raise Damaged(str(error)) from error
 
     def add(self, counted: pa.Table) -> None:
         """Keep rows, which were counted with the tombstones that are known."""

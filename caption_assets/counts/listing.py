@@ -111,8 +111,8 @@ def _places(lake: Lake) -> list[tuple[str, Place]]:
         *((layout.fingerprint_folder(name, form), "captions", name, form) for name, form in forms),
     ]
     return [
-        (dataset, Place(f"{folder}/dataset={dataset}", *kind))
-        for folder, *kind in kinds
+        (dataset, Place(f"{folder}/dataset={dataset}", kind, stage, form))
+        for folder, kind, stage, form in kinds
         for dataset in _under(lake, folder, "dataset")
         if dataset != "_"
     ]

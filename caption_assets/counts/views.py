@@ -92,7 +92,7 @@ def _fill(
     tell: Tell,
 ) -> None:
     """Create the table `kept`, a row a shard, and `unasked`: of which perspectives a mask's shards have nothing."""
-    masks = _Masks()
+    masks = Masks()
     listed = pa.concat_tables([LISTED.empty_table(), *(masks.table(listing, asked) for listing in listings)])
     connection.register("arrow", listed)
     connection.execute("CREATE TABLE listed AS FROM arrow")
@@ -123,7 +123,7 @@ def _fill(
     connection.unregister("arrow")
 
 
-class _Masks:
+class Masks:
     """Numbers the sets of terms that hold for shards: there are few."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Views that count: what the status, the sensors and the alerts go by, in groups a shard.
 
-In the catalog they count the rows of the other views whenever they are asked. Where counts are kept, tables of the same
-names and columns stand in for `GROUPS`, and everything that is asked of them stays the same.
+In the catalog they count the rows of the other views whenever they are asked. Where counts are kept, others of the same
+names and columns stand in for them, and everything that is asked of them stays the same.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ GROUPS = (
     FROM stale GROUP BY ALL""",
     """CREATE VIEW rows.failure_counts AS
     SELECT stage, shard, fingerprint, kind, count(*) AS n FROM failures GROUP BY ALL""",
+)
+"""`plans`: the SELECT over the plans."""
+
+MORE_GROUPS = (
     # A failure for want of an input is worth another try once all inputs are there.
     """CREATE VIEW rows.retry_counts AS
     WITH ready AS (
@@ -50,7 +54,7 @@ GROUPS = (
     SELECT dataset, shard, stage, fingerprint, coalesce(uri, media_id) AS picture, kind, message, created_at
     FROM failures WHERE kind <> 'deleted'""",
 )
-"""`plans`: the SELECT over the plans."""
+"""What only sensors ask for, and the command line; the catalog lacks it."""
 
 SHARDS = """CREATE VIEW shards AS
     WITH failed AS (

@@ -19,6 +19,7 @@ from caption_assets.lake.catalog import Wanted, connect
 from caption_assets.lake.current import promote
 from caption_assets.lake.departures import Departed, departed_items, record
 from caption_assets.lake.erasing import erase
+from caption_assets.lake.groups import MORE_GROUPS
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.merges import begin, finish, read_ledger
 from caption_assets.lake.store import Lake, table_bytes
@@ -36,7 +37,8 @@ GROUPS = {
     "media": "SELECT shard, media, pictures, made_at FROM rows.media_counts ORDER BY ALL",
     "captions": "SELECT perspective, shard, fingerprint, n, pictures FROM rows.caption_counts ORDER BY ALL",
     "failures": "SELECT stage, shard, fingerprint, kind, n FROM rows.failure_counts ORDER BY ALL",
-    "retries": "SELECT stage, shard, fingerprint, kind, attempts, retryable, n, latest FROM rows.retry_counts ORDER BY ALL",
+    "retries": "SELECT stage, shard, fingerprint, kind, attempts, retryable, n, latest FROM rows.retry_counts "
+    "ORDER BY ALL",
     "made": "SELECT run_id, shard, perspective, fingerprint, day, n FROM rows.made_counts ORDER BY ALL",
     "last": "SELECT dataset, shard, stage, picture, kind, message, created_at FROM rows.last_failures "
     "ORDER BY created_at DESC, shard, stage, picture LIMIT 3",
@@ -79,6 +81,8 @@ class History:
     def plain(self, *, sums: bool = False) -> dict[str, Any]:
         """What the catalog says; `sums`: with what is made of the groups, which takes it long."""
         with connect(self.lake, self.wanted, retained=self.retained) as views:
+            for statement in MORE_GROUPS:
+                views.execute(statement)
             return _answers(views, GROUPS | SUMS if sums else GROUPS)
 
     def kept(self) -> dict[str, Any]:
