@@ -7,13 +7,15 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
-from caption_assets.sources.files import SIDECAR_EXTENSIONS, SIDECAR_LIMIT, FileFilter, with_columns
+from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, with_columns
 
 _log = logging.getLogger(__name__)
 _ESCAPED = "file://"
@@ -106,44 +108,68 @@ class FolderSource:
 
     def _entries(self, folder: str, after: Sequence[str]) -> Iterator[tuple[str, Item | None]]:
         """The files of a folder behind a place, given as the names of its parts, and the pictures among them."""
-        with os.scandir(folder) as entries:
-            ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
-        sidecars: dict[str, list[str]] = {}
-        for entry in ordered:
-            if entry.name.lower().endswith(SIDECAR_EXTENSIONS) and self.files.is_sidecar(entry.name):
-                sidecars.setdefault(os.path.splitext(entry.path)[0], []).append(entry.path)
+        names, folders = _names(folder)
         first = after[0] if after else ""
-        for entry in ordered:
-            if entry.name < first:
-                continue
-            rest = after[1:] if entry.name == first else ()
+        for name in names[bisect_left(names, first) :]:
+            path = os.path.join(folder, name)
             try:
-                if entry.is_dir(follow_symlinks=False):
+                if name in folders:
                     if self.recursive:
-                        yield from self._entries(entry.path, rest)
-                elif entry.name != first:
-                    yield entry.path, self._item(entry, sidecars)
+                        yield from self._entries(path, after[1:] if name == first else ())
+                elif name != first:
+                    yield path, self._item(path, names)
             except FileNotFoundError:
                 continue  # deleted while we looked, or a link to nothing
             except OSError as error:
                 self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
-                _log.warning("%s: left out of the scan: %s", entry.path, _reason(error))
+                _log.warning("%s: left out of the scan: %s", path, _reason(error))
 
-    def _item(self, entry: os.DirEntry[str], sidecars: Mapping[str, Sequence[str]]) -> Item | None:
-        """The item of a file. Raises OSError."""
-        if not self.files.is_picture(entry.path[self._start :]):
+    def _item(self, path: str, names: Sequence[str]) -> Item | None:
+        """The item of a file, whose folder has these names. Raises OSError."""
+        if not self.files.is_picture(path[self._start :]):
             return None
-        status = entry.stat()
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a pipe would block its reader
             return None
-        beside = tuple(sidecars.get(os.path.splitext(entry.path)[0], ())) if sidecars else ()
-        return Item(_uri(entry.path), file_etag(status), status.st_size, _modified(status), sidecars=beside)
+        return Item(
+            _uri(path), file_etag(status), status.st_size, _modified(status), sidecars=self._beside(path, names)
+        )
+
+    def _beside(self, path: str, names: Sequence[str]) -> tuple[str, ...]:
+        """The paths of a picture's sidecars."""
+        if not self.files.sidecars:
+            return ()
+        stem = os.path.splitext(path)[0]
+        begin = os.path.basename(stem) + "."
+        found = []
+        for place in range(bisect_left(names, begin), len(names)):
+            name = names[place]
+            if not name.startswith(begin):
+                break
+            if os.path.splitext(name)[0] + "." == begin and self.files.is_sidecar(name):
+                found.append(stem + name[len(begin) - 1 :])
+        return tuple(found)
 
     def _unsettled(self, item: Item) -> bool:
         # the distance, not the order: a clock that is wrong (a camera's) must not keep a file out for years
         if not self.settle_seconds or item.modified is None:
             return False
         return abs(time.time() - item.modified.timestamp()) < self.settle_seconds
+
+
+def _names(folder: str) -> tuple[list[str], set[str]]:
+    """The names in a folder that are not hidden, in order, and which are folders. No more: there may be millions."""
+    names: list[str] = []
+    folders: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                names.append(entry.name)
+                with suppress(OSError):  # looked at again, and told then
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.add(entry.name)
+    names.sort()
+    return names, folders
 
 
 def _head(path: str) -> bytes:
