@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ _MAKE = f"1-{duckdb.__version__}"
 """Of the files; DuckDB's hashes are in them."""
 _MANY_FILES = 12
 _ROW_GROUP = 2048
+_STRAY_SECONDS = 3600.0
 _KEY = "dataset, number, low, high"
 
 LISTED = pa.schema(
@@ -177,9 +179,21 @@ class KeptCounts:
         for file in old:
             for each in self._folder.glob(f"{file.name.split('.')[0]}.*"):
                 each.unlink(missing_ok=True)
+        self._remove_remains()
+
+    def _remove_remains(self) -> None:
+        """Delete what nobody needs: of other makes, of writers that were killed, deletions that no file knows."""
         for other in self._folder.parent.iterdir():
             if other != self._folder:
                 shutil.rmtree(other, ignore_errors=True)
+        known = {file.name.split(".")[1] for file in self._folder.glob("*.*.parquet")} | {self._deletions}
+        for file in self._folder.glob("deleted-*.parquet"):
+            if file.stem.removeprefix("deleted-") not in known:
+                file.unlink(missing_ok=True)
+        for file in self._folder.glob("*.tmp"):
+            with suppress(FileNotFoundError):  # its writer has just finished it
+                if time.time() - file.stat().st_mtime > _STRAY_SECONDS:
+                    file.unlink()
 
     def _remove_damaged(self, files: Sequence[Path]) -> None:
         for file in files:
