@@ -12,7 +12,7 @@ demo: setup
 
 ui: setup
 	@$(VENV)/python -m caption_assets.demo --prepare
-	@$(VENV)/dagster dev -w workspace.yaml
+	@$(VENV)/dagster dev -w workspace.yaml --log-level warning
 
 lint: setup
 	@$(VENV)/ruff check caption_assets caption_assets_tests

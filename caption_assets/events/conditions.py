@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf
 
 from caption_assets.config import PipelineConfig
@@ -113,10 +113,12 @@ def old_queue(alerts: Alerts, known: KnownRuns, now: datetime) -> Iterator[Condi
         return
     minutes = (now.timestamp() - known.oldest_queued) / 60
     if minutes > alerts.queue_minutes:
+        since = datetime.fromtimestamp(known.oldest_queued, UTC)
+        waiting = "a run waits" if known.queued == 1 else f"{known.queued} runs wait, the oldest"
         nobody = "" if known.workers_alive else ", and no worker is alive"
         yield Condition(
             "alert.queue",
-            f"{known.queued} runs wait, the oldest for {minutes:.0f} minutes{nobody}",
+            f"{waiting} since {since:%Y-%m-%d %H:%M} UTC{nobody}",
             value=round(minutes, 1),
             limit=alerts.queue_minutes,
         )

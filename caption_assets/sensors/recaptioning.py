@@ -49,8 +49,8 @@ def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
         job_name=CAPTION_JOB,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {_INTERVAL_SECONDS} s: repairs what failed; captions again what is stale, as `recaption` "
-        "of the pipeline file allows.",
+        description=f"Every {_INTERVAL_SECONDS} s: repairs what failed; captions again what is stale, as the "
+        "pipeline file allows.",
     )
     def recaptioning_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         config, now = loaded.config.recaption, tables.now()
@@ -187,7 +187,8 @@ class _Launch:
     def _request(self, cause: Cause, chunk: Sequence[Portion], turns: Turns) -> list[dg.RunRequest]:
         media = [MEDIA] if chunk[0].media else []
         cost = sum(portion.cost for portion in chunk)
-        tags = {run_tags.PICTURES: str(sum(portion.pictures for portion in chunk))}
+        pictures = sum(portion.pictures for portion in chunk)
+        tags = {run_tags.PICTURES: str(pictures), run_tags.WHY: told(_VERBS[cause], chunk)}
         return run_requests(
             self._instance,
             cause,

@@ -47,6 +47,7 @@ def test_a_changed_prompt_redoes_what_it_makes_stale_and_no_more(changing: Chang
     assert what(request) == ("street-000000", "street-000002", TWO)
     assert request.tags[run_tags.CAUSE] == "recaptioning"
     assert request.tags[run_tags.PICTURES] == "6"
+    assert request.tags[run_tags.WHY].startswith("captions again 6 pictures of ")
     before = len(changing.engine.requests)
     assert changing.run(request).success
     assert len(changing.engine.requests) - before == 2 * 6
