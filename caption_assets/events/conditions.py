@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 from caption_assets.config import PipelineConfig
 from caption_assets.config.alerts import Alerts
@@ -123,9 +124,9 @@ def old_queue(alerts: Alerts, known: KnownRuns, now: datetime) -> Iterator[Condi
         )
 
 
-def totals_of(config: PipelineConfig) -> list[Total]:
-    """What `too_many_failures` looks at; reads the whole lake."""
-    return read_status(config).totals
+def totals_of(config: PipelineConfig, seconds: float = inf) -> list[Total]:
+    """What `too_many_failures` looks at. Raises StillCounting when it takes longer than that."""
+    return read_status(config, seconds=seconds).totals
 
 
 def lake_marker(lake: Lake) -> str:

@@ -303,10 +303,10 @@ def test_the_lake_is_read_again_when_something_has_happened(
     changing.caption_all()
     assert why_not(changing.tick()) == "nothing to do"
 
-    def read(*_: object) -> None:
+    def read(*_: object, **__: object) -> None:
         raise AssertionError("it is read")
 
-    monkeypatch.setattr("caption_assets.sensors.recaptioning.open_views", read)
+    monkeypatch.setattr("caption_assets.sensors.recaptioning.open_counts", read)
     assert why_not(changing.tick()) == "nothing to do"
     create_run_for_test(changing.instance, "caption_job", status=DagsterRunStatus.STARTED)
     with pytest.raises(AssertionError, match="it is read"):
