@@ -52,9 +52,9 @@ def api_key(config: PipelineConfig, name: str, section: OpenAIEngine) -> str | N
 @contextmanager
 def _open_vllm(config: PipelineConfig, section: VllmEngine, waiting: Callable[[], None]) -> Iterator[Engine]:
     gpu = has_gpu()
+    prepare_environment(model_source(config, section))
     arguments = engine_args(config, section, gpu=gpu)
     chat = {key: value for key, value in section.args.items() if key in CHAT_ARGS}
-    prepare_environment(model_source(config, section))
     asynchronous = section.mode == "async" or (section.mode == "auto" and gpu)
     with device_lock(device_name(), waiting):
         engine: Engine

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caption_assets.config import TINY_MODEL, ConfigError, PipelineConfig, VllmEngine
+from caption_assets.engine.device import cpu_dtype
 from caption_assets.engine.models import model_source
 
 _COMMON: dict[str, Any] = {
@@ -21,7 +22,6 @@ _COMMON: dict[str, Any] = {
     "disable_log_stats": True,
 }
 _CPU: dict[str, Any] = {
-    "dtype": "bfloat16",
     "enforce_eager": True,
     "block_size": 32,  # the default of 128 would leave short image prefixes out of the prefix cache
     "max_num_seqs": 64,
@@ -41,8 +41,14 @@ CHAT_ARGS = frozenset({"chat_template", "chat_template_kwargs"})
 
 
 def engine_args(config: PipelineConfig, engine: VllmEngine, *, gpu: bool) -> dict[str, Any]:
-    """All arguments for vLLM's `EngineArgs`, chat arguments left out."""
-    arguments = _COMMON | ({} if gpu else _CPU) | (_GPU if gpu else {})
+    """All arguments for vLLM's `EngineArgs`, chat arguments left out.
+
+    On a CPU without a dtype of the pipeline file's this imports torch: the environment has to be prepared before. Which
+    one the CPU is given is no part of a fingerprint, as batch sizes are not.
+    """
+    arguments = _COMMON | (_GPU if gpu else _CPU)
+    if not gpu and "dtype" not in engine.args:
+        arguments |= {"dtype": cpu_dtype()}
     if engine.model == TINY_MODEL:
         arguments |= TINY_ARGS if not gpu else {"max_model_len": 1024}
     chosen = {name: value for name, value in engine.args.items() if name not in CHAT_ARGS}

@@ -25,6 +25,7 @@ from rich.table import Table
 from caption_assets.config import PipelineConfig, load_config
 from caption_assets.demo.export import MODEL_FOLDER
 from caption_assets.demo.scenes import write_scenes
+from caption_assets.engine.device import cpu_dtype, has_gpu
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest
 from caption_assets.lake.layout import Shard
@@ -37,8 +38,8 @@ _BEFORE_IMAGE = 4
 """Tokens that stand before the image's: start, user, and the processor's two markers."""
 _ANSWER_TOKENS = 16
 _PERSPECTIVES = 5
-_KV_BYTES_PER_TOKEN = 4 * 2 * 2 * 64 * 2
-"""Layers x keys and values x heads x head width x bytes of a bfloat16."""
+_KV_NUMBERS_PER_TOKEN = 4 * 2 * 2 * 64
+"""Layers x keys and values x heads x head width."""
 
 
 @dataclass
@@ -120,10 +121,17 @@ def prepare(folder: Path, pictures: int) -> PipelineConfig:
             "describe_schema": False,
         }
         (folder / "perspectives" / f"{name}.json").write_text(json.dumps(perspective))
+    dtype = "bfloat16" if has_gpu() else cpu_dtype()
+    per_token = {"bfloat16": 2, "float32": 4}[dtype] * _KV_NUMBERS_PER_TOKEN
     arguments = {
         "max_model_len": 1024,
         "skip_mm_profiling": True,
-        "kv_cache_memory_bytes": _KV_BYTES_PER_TOKEN * (IMAGE_TOKENS + 60) * pictures // 5,
+        "dtype": dtype,
+        "kv_cache_memory_bytes": {"bfloat16": 2, "float32": 4}[dtype]
+        * _KV_NUMBERS_PER_TOKEN
+        * (IMAGE_TOKENS + 60)
+        * pictures
+        // 5,
     }
     document = {
         "lake": "./lake",

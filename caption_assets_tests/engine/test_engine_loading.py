@@ -38,6 +38,19 @@ def test_the_pipeline_files_arguments_win_over_the_defaults(make_config: MakeCon
     assert engine_args(config, config.engines["default"], gpu=True)["max_num_seqs"] == 5
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [("AVX2", "float32"), ("AVX512", "bfloat16")])
+def test_a_cpu_computes_in_what_it_is_fast_at_unless_told(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capability: str, dtype: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    config = make_config()
+    assert engine_args(config, config.engines["default"], gpu=False)["dtype"] == dtype
+    assert "dtype" not in engine_args(config, config.engines["default"], gpu=True)
+    told = make_config(engines={"default": {"kind": "vllm", "model": "tiny", "args": {"dtype": "float16"}}})
+    assert engine_args(told, told.engines["default"], gpu=False)["dtype"] == "float16"
+
+
 def test_an_unknown_argument_names_file_field_and_remedy(make_config: MakeConfig) -> None:
     config = make_config(engines={"default": {"kind": "vllm", "model": "tiny", "args": {"max_num_seq": 5}}})
     with pytest.raises(ConfigError, match=r"pipeline.yaml: engines.default.args.max_num_seq: .*'max_num_seqs'"):

@@ -17,6 +17,7 @@ import pytest
 
 from caption_assets.captioning import rows
 from caption_assets.config import PipelineConfig
+from caption_assets.engine.device import cpu_dtype
 from caption_assets.engine.lazy import OpenEngine
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.models import TINY_FOLDER
@@ -43,7 +44,7 @@ def vllm_server(tmp_path: Path) -> Iterator[str]:
         "served-model-name": "tiny",
         "host": "127.0.0.1",
         "port": str(port),
-        "dtype": "bfloat16",
+        "dtype": cpu_dtype(),
         "max-model-len": "1024",
         "max-num-seqs": "16",
         "block-size": "32",
