@@ -7,8 +7,9 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import compress, islice
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -18,6 +19,8 @@ from caption_assets.sources.files import SIDECAR_EXTENSIONS, SIDECAR_LIMIT, File
 _log = logging.getLogger(__name__)
 _ESCAPED = "file://"
 _PAGE = 1000
+_LOOKED_AT = 10_000
+"""Entries of a folder that are looked at together."""
 _BEHIND = "\U0010ffff"
 """A name behind all others."""
 _CHANGED = "the file has changed since it was planned; the new one is an item of its own"
@@ -69,6 +72,26 @@ class FolderSource:
                 items, looked, left_out = [], 0, self._left_out
         yield self._page(items, _BEHIND, left_out, last=True)
 
+    def look(self, folder: str, wanted: Callable[[Sequence[str]], Sequence[bool]]) -> tuple[list[str], Iterator[Page]]:
+        """What is in one folder: the names of the folders below, and pages of the pictures whose URIs are wanted.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        below: list[str] = []
+        chosen: list[os.DirEntry[str]] = []
+        sidecars: dict[str, list[str]] = {}
+        with os.scandir(folder) as entries:
+            shown = (entry for entry in entries if not entry.name.startswith("."))
+            while some := list(islice(shown, _LOOKED_AT)):
+                if self.recursive:
+                    below += [entry.name for entry in some if entry.is_dir(follow_symlinks=False)]
+                for name, places in self._sidecars(some).items():
+                    sidecars.setdefault(name, []).extend(places)
+                pictures = [entry for entry in some if self.files.is_picture(entry.path[self._start :])]
+                chosen += compress(pictures, wanted([_uri(entry.path) for entry in pictures]))
+        return below, self._pages_of(chosen, sidecars)
+
     @property
     def keys(self) -> SortedKeys | None:
         """A folder is read as a whole, wherever one begins."""
@@ -108,10 +131,7 @@ class FolderSource:
         """The files of a folder behind a place, given as the names of its parts, and the pictures among them."""
         with os.scandir(folder) as entries:
             ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
-        sidecars: dict[str, list[str]] = {}
-        for entry in ordered:
-            if entry.name.lower().endswith(SIDECAR_EXTENSIONS) and self.files.is_sidecar(entry.name):
-                sidecars.setdefault(os.path.splitext(entry.path)[0], []).append(entry.path)
+        sidecars = self._sidecars(ordered)
         first = after[0] if after else ""
         for entry in ordered:
             if entry.name < first:
@@ -123,11 +143,31 @@ class FolderSource:
                         yield from self._entries(entry.path, rest)
                 elif entry.name != first:
                     yield entry.path, self._item(entry, sidecars)
-            except FileNotFoundError:
-                continue  # deleted while we looked, or a link to nothing
             except OSError as error:
-                self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
-                _log.warning("%s: left out of the scan: %s", entry.path, _reason(error))
+                self._leave_out(entry, error)
+
+    def _pages_of(self, entries: Sequence[os.DirEntry[str]], sidecars: Mapping[str, Sequence[str]]) -> Iterator[Page]:
+        for start in range(0, len(entries) or 1, _PAGE):
+            items, left_out = [], self._left_out
+            for entry in entries[start : start + _PAGE]:
+                try:
+                    items += filter(None, [self._item(entry, sidecars)])
+                except OSError as error:
+                    self._leave_out(entry, error)
+            yield self._page(items, "", left_out, last=start + _PAGE >= len(entries))
+
+    def _leave_out(self, entry: os.DirEntry[str], error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # deleted while we looked, or a link to nothing
+            self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
+            _log.warning("%s: left out of the scan: %s", entry.path, _reason(error))
+
+    def _sidecars(self, entries: Iterable[os.DirEntry[str]]) -> dict[str, list[str]]:
+        """The sidecars among files of one folder, by their paths without extension."""
+        found: dict[str, list[str]] = {}
+        for entry in entries:
+            if entry.name.lower().endswith(SIDECAR_EXTENSIONS) and self.files.is_sidecar(entry.name):
+                found.setdefault(os.path.splitext(entry.path)[0], []).append(entry.path)
+        return found
 
     def _item(self, entry: os.DirEntry[str], sidecars: Mapping[str, Sequence[str]]) -> Item | None:
         """The item of a file. Raises OSError."""
