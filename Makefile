@@ -1,5 +1,6 @@
 .PHONY: setup demo ui test test-slow lint clean
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 VENV := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
@@ -19,7 +20,7 @@ lint: setup
 	@$(VENV)/mypy
 
 test: lint
-	@$(VENV)/python -m pytest -m "not slow"
+	@$(VENV)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 
 test-slow: setup
 	@$(VENV)/python -m pytest -m slow

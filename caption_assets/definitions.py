@@ -25,10 +25,9 @@ from caption_assets.schedules.consolidation import build_consolidation_job, buil
 from caption_assets.schedules.reconciliation import build_reconciliation_job, build_reconciliation_schedule
 from caption_assets.sensors.alerts import build_alert_sensors
 from caption_assets.sensors.arrivals import build_arrival_sensors
-from caption_assets.sensors.callbacks import build_callback_sensors
 from caption_assets.sensors.code_reload import build_code_reload_sensor
-from caption_assets.sensors.kafka import build_kafka_sensors
 from caption_assets.sensors.recaptioning import build_recaptioning_sensor
+from caption_assets.sensors.telling import build_telling_sensors
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies, shown once per asset at every load
 
@@ -64,8 +63,7 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
         ],
         sensors=[
             *build_arrival_sensors(settings),
-            *build_callback_sensors(settings),
-            *build_kafka_sensors(settings),
+            *build_telling_sensors(settings),
             *build_alert_sensors(settings),
             build_code_reload_sensor(loaded),
             build_recaptioning_sensor(loaded),

@@ -23,9 +23,9 @@ from caption_assets.lake.departures import Departed, departed, record
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.merges import give_up_taken
 from caption_assets.lake.store import Lake
-from caption_assets.sources.base import Item, ListsInPages, Source
+from caption_assets.sources.base import GivesOnce, Item, ListsInPages, Source
 from caption_assets.sources.known import Known
-from caption_assets.sources.planner import Planner, open_source
+from caption_assets.sources.planner import Planner, open_source, plan_rest
 from caption_assets.sources.versions import version_of_list
 
 CATCH_UP_SECONDS = 8.0
@@ -81,9 +81,9 @@ def tick(config: PipelineConfig, lake: Lake, dataset: str, cursor: Cursor, now: 
 def _read_list(
     config: PipelineConfig, dataset: str, source: Source, planner: Planner, outcome: Outcome, now: datetime
 ) -> None:
-    """Plan what is new in a list of pictures, if the list has changed."""
+    """Plan what is new in a list of pictures, if the list has changed, or among the messages of a topic."""
     cursor = outcome.cursor
-    version = version_of_list(config, dataset)
+    version = None if isinstance(source, GivesOnce) else version_of_list(config, dataset)
     if version and version == cursor.source and now.timestamp() < cursor.source_at + _READ_AGAIN_SECONDS:
         outcome.notes.append("unchanged")
         return
@@ -92,7 +92,7 @@ def _read_list(
     except OSError as error:
         outcome.problem = error
         return
-    planner.close()
+    outcome.notes += plan_rest(planner, source)
     cursor.source, cursor.source_at = version, now.timestamp()
 
 

@@ -15,9 +15,9 @@ from caption_assets.engine.device import device_name
 from caption_assets.engine.loading import api_key
 from caption_assets.engine.models import model_revision
 from caption_assets.engine.openai_check import look_at_servers
-from caption_assets.engine.vllm_args import check_args
+from caption_assets.engine.vllm_check import check_args
 from caption_assets.events.webhooks import Keys
-from caption_assets.kafka.client import KafkaAway, absent_topics, settings
+from caption_assets.kafka.client import Cluster, KafkaAway, absent_topics
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import LibraryError, lint, load_library
 from caption_assets.sources.addresses import BlockedAddressError, check_host
@@ -167,8 +167,7 @@ def _kafka(config: PipelineConfig) -> bool:
     names = [config.kafka.topic(topic) for topic in config.kafka.topics]
     _out.print(f"kafka {', '.join(config.kafka.brokers)}: {', '.join(names) or 'no topics'}", markup=False)
     try:
-        client = settings(config.kafka, f"{config.file}: kafka", config.base_dir)
-        absent = absent_topics(client, names)
+        absent = absent_topics(Cluster(config.kafka, f"{config.file}: kafka", config.base_dir), names)
     except ImportError as error:
         _out.print(f"error: {config.file}: kafka: {error}", style="red", markup=False)
         return True

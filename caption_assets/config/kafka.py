@@ -21,6 +21,7 @@ Topic = Literal[
     "job_items.completed",
     "job_items.failed",
     "perspectives.updated",
+    "system.logs",
     "system.metrics",
 ]
 """What is published."""

@@ -16,6 +16,7 @@ from typing import Any
 from caption_assets.config import PipelineConfig
 from caption_assets.config.alerts import Alerts
 from caption_assets.events import conditions
+from caption_assets.events.channels import channels
 from caption_assets.events.conditions import Condition
 from caption_assets.events.event import Event, timestamp
 from caption_assets.events.outbox import Clock, Outbox
@@ -147,7 +148,7 @@ class AlertWatch:
         return Evaluation(found, arrived)
 
     def watch(self, known: KnownRuns) -> Evaluation:
-        """Look, and put the events of what has begun or ended since into the outbox, where there are receivers."""
+        """Look, and put the events of what has begun or ended since into the outbox, where somebody is told."""
         found, now = self.look(known), self._clock()
         wrong = {each.key: each for each in found.conditions}
         open_ = {each.condition.key: each for each in self._state.incidents if each.resolved_at is None}
@@ -179,13 +180,13 @@ class AlertWatch:
         return state.failures
 
     def _hand_over(self) -> None:
-        """Put what is untold into the outbox, in order; without receivers it counts as told."""
+        """Put what is untold into the outbox, in order; where nobody is told it counts as told."""
         state = self._state
         untold = sorted(
             (event for each in state.incidents for event in each.events()[each.told :]),
             key=lambda event: (event.occurred_at, event.id),
         )
-        if untold and self._config.callbacks:
+        if untold and (self._config.callbacks or channels(self._config)):
             outbox = Outbox(self._lake, self._clock, self._tell)
             if not outbox.add(untold):
                 return  # the next look does

@@ -1,4 +1,4 @@
-"""Messages that follow from an event alone: of jobs, of what they did to shards, of perspectives, and metrics."""
+"""Messages that follow from an event alone: of jobs, of what they did to shards, of perspectives, logs and metrics."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ def _messages(kafka: Kafka, event: Event) -> Iterator[tuple[Topic, Envelope]]:
         topics: list[Topic] = ["jobs.created", "jobs.status"] if event.type == "job.created" else ["jobs.status"]
         for topic in topics:
             yield topic, _envelope(topic, event, data["run_id"], job)
+        if event.type == "job.failed":
+            what = f"{data['job']} failed: {data['error'] or 'it does not say why'}"
+            yield _log(event, data["run_id"], "error", what, {name: data[name] for name in ("run_id", "job")})
     elif event.type == "shard.media":
         yield from _items(event, {**data, "step": "media", "perspective": None, "fingerprint": None, "reused": 0})
     elif event.type == "shard.captions":
@@ -56,6 +59,9 @@ def _messages(kafka: Kafka, event: Event) -> Iterator[tuple[Topic, Envelope]]:
             yield from _items(event, {**each, **common})
     elif event.type == "perspective.updated":
         yield "perspectives.updated", _envelope("perspectives.updated", event, data["perspective"], data)
+    elif event.type.startswith("alert."):
+        level = "warning" if data["state"] == "raised" else "info"
+        yield _log(event, data["incident"], level, data["summary"], data)
     elif event.type == "system.metrics":
         yield "system.metrics", _envelope("system.metrics", event, kafka.producer, data)
 
@@ -67,6 +73,12 @@ def _items(event: Event, item: Mapping[str, Any]) -> Iterator[tuple[Topic, Envel
         yield "job_items.completed", _envelope("job_items.completed", event, item["run_id"], data, item["perspective"])
     if item["failed"]:
         yield "job_items.failed", _envelope("job_items.failed", event, item["run_id"], data, item["perspective"])
+
+
+def _log(event: Event, key: str, level: str, message: str, details: Mapping[str, Any]) -> tuple[Topic, Envelope]:
+    """What somebody may have to act on, and that it is over."""
+    about = {"level": level, "event": event.type, "message": message, "datasets": list(event.datasets)}
+    return "system.logs", _envelope("system.logs", event, key, {**about, "details": details})
 
 
 def _envelope(topic: Topic, event: Event, key: str, data: Mapping[str, Any], part: str | None = None) -> Envelope:

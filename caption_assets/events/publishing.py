@@ -17,17 +17,15 @@ from caption_assets.config import ConfigError, PipelineConfig
 from caption_assets.config.kafka import KafkaConnection
 from caption_assets.events.channels import channels, replied_dataset, replies_channel, topic_channel
 from caption_assets.events.event import Event
-from caption_assets.events.jobs import BEGINNINGS, JobOutcome
-from caption_assets.events.lease import lease
-from caption_assets.events.looked import FIRST_LOOK_BACK, LOOK_BACK, Looked
+from caption_assets.events.jobs import BEGINNINGS
+from caption_assets.events.looked import FIRST_LOOK_BACK, LOOK_BACK
 from caption_assets.events.messages import Message, event_messages
 from caption_assets.events.outbox import Batch, Clock, Outbox
 from caption_assets.events.pictures import PICTURE_TOPICS, Form, ShardPictures, is_due
-from caption_assets.events.progress import Progress, enroll, load_progress, needed_from, receiver_of
+from caption_assets.events.progress import Progress, load_progress
 from caption_assets.events.published import Published
-from caption_assets.kafka.client import KafkaAway, settings
+from caption_assets.kafka.client import Cluster, KafkaAway
 from caption_assets.kafka.sender import Outcome, Outgoing, Sender
-from caption_assets.lake import layout
 from caption_assets.lake.current import read_current
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
@@ -38,35 +36,17 @@ BUDGET_SECONDS = 20.0
 _SEND_SECONDS = 15.0
 
 
-def publish_outcomes(
-    config: PipelineConfig,
-    lake: Lake,
-    find_jobs: Callable[[Looked], Sequence[JobOutcome]],
-    clock: Clock,
-    warn: Callable[[str], None],
-    *,
-    budget_seconds: float = BUDGET_SECONDS,
+def publish(
+    config: PipelineConfig, lake: Lake, outbox: Outbox, clock: Clock, warn: Callable[[str], None], seconds: float
 ) -> list[str]:
-    """Tell Kafka what it does not know yet; returns lines that say what was done.
-
-    What was found and what was told stands in the lake: a round that dies anywhere is made good by the next one.
+    """Publish what is due to channels, which are enrolled; returns lines that say what was done.
 
     Args:
-        find_jobs: what happened to runs since `Looked.jobs_since`; what `Looked.has` may be left out.
         clock: tells the time.
         warn: receives lines for people.
-        budget_seconds: after this long no more events begin.
+        seconds: after this long no more events begin.
     """
-    with lease(lake, clock, layout.KAFKA_LEASES) as others_until:
-        if others_until:
-            return [f"another process publishes, until {others_until:%H:%M:%S} UTC at most"]
-        outbox, names = Outbox(lake, clock, warn), channels(config)
-        enroll(lake, names, outbox.number + 1, clock())
-        found = outbox.collect(config, find_jobs(outbox.looked))
-        round_ = _Round(config, lake, names, clock, warn)
-        told = round_.publish(outbox, budget_seconds)
-        outbox.prune(min(round_.position, needed_from(lake, map(receiver_of, config.callbacks), outbox.number)))
-        return [f"{found} new events", *told]
+    return _Round(config, lake, channels(config), clock, warn).publish(outbox, seconds)
 
 
 @dataclass
@@ -104,14 +84,10 @@ class _Round:
         self._looked_at: set[tuple[Shard, Form | None, str]] = set()
         self._bound: dict[str, BoundPerspective] = {}
 
-    @property
-    def position(self) -> int:
-        """The first file of the outbox of which a channel lacks something."""
-        return min(each.progress.position for each in self._channels.values())
-
     def publish(self, outbox: Outbox, seconds: float) -> list[str]:
         """Publish what is due; returns a line for people."""
-        if self.position > outbox.number:
+        behind = min(each.progress.position for each in self._channels.values())
+        if behind > outbox.number:
             return [self._summary([])]
         try:
             self._bound = bind_perspectives(self._config)
@@ -120,7 +96,7 @@ class _Round:
         self._connect()
         if not self._senders:  # what waits is not read at each tick of an hour
             return [self._summary([])]
-        batches = outbox.batches(self.position)
+        batches = outbox.batches(behind)
         now, deadline = self._clock(), time.monotonic() + seconds
         for batch in batches:
             for event in batch.events:
@@ -139,7 +115,7 @@ class _Round:
             key = connection.model_dump_json()
             if key not in clusters:
                 try:
-                    clusters[key] = Sender(settings(connection, f"{self._config.file}: {place}", self._config.base_dir))
+                    clusters[key] = Sender(Cluster(connection, f"{self._config.file}: {place}", self._config.base_dir))
                 except (KafkaAway, ConfigError, ImportError) as error:
                     clusters[key] = str(error)
             sender = clusters[key]

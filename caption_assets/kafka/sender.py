@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from caption_assets.kafka.client import ANSWER_SECONDS, open_producer, translated
+from caption_assets.kafka.client import Cluster
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError, Producer
+    from confluent_kafka import KafkaError
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,16 @@ class Sender:
     """A producer of a cluster.
 
     Args:
-        client: librdkafka's settings.
+        cluster: where to.
 
     Raises:
         ImportError: the extra `kafka` is not installed.
         KafkaAway: the cluster does not answer.
     """
 
-    def __init__(self, client: Mapping[str, Any]) -> None:
-        self._producer: Producer = open_producer(client)
-        with translated(f"no broker of {client['bootstrap.servers']} answers"):
-            self._producer.list_topics(timeout=ANSWER_SECONDS)
+    def __init__(self, cluster: Cluster) -> None:
+        self._producer = cluster.producer()
+        cluster.topics(self._producer)
 
     def send(self, messages: Sequence[Outgoing], seconds: float) -> list[Outcome]:
         """Send messages in order; returns how each one ended.

@@ -136,7 +136,7 @@ def create_views(
     for statement in _SUMMARIES:
         connection.execute(
             statement.format(
-                failures=_read(lake, "failures/*/*/*.parquet"),
+                failures=f"{_read(lake, 'failures/*/*/*.parquet')} UNION ALL BY NAME {_FAILURES_SINCE}",
                 plans=_read(lake, "shards/*/*.parquet"),
                 pairs=_read(lake, "duplicates/*.parquet"),
             )
@@ -196,6 +196,7 @@ def _create_manifest(
 
 
 _SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"
+_FAILURES_SINCE = "SELECT CAST(NULL AS VARCHAR) AS input_digest WHERE false"
 _RUNS_SINCE = "SELECT CAST(NULL AS VARCHAR) AS cause WHERE false"
 """Columns that files of earlier releases lack."""
 _REGION = frozenset({"index", "box", "box_pixels"})
@@ -335,8 +336,13 @@ _SUMMARIES = (
                count(*) = any_value(len(w.inputs)) AS has_all
         FROM wanted w JOIN caption_rows c ON list_contains(w.inputs, c.perspective)
         GROUP BY ALL
-    ), failed AS (
-        SELECT stage, shard, media_id, fingerprint, any_value(kind) AS kind FROM failures GROUP BY ALL
+    ), failed AS (  -- a settled failure stands for what was read, and not for what there is to read now
+        SELECT f.stage, f.shard, f.media_id, f.fingerprint, any_value(f.kind) AS kind,
+               NOT bool_or(coalesce(f.retryable, true)) AND bool_and(coalesce(r.has_all, false))
+                   AND bool_and(f.input_digest IS DISTINCT FROM r.digest) AS changed
+        FROM failures f
+        LEFT JOIN reads r ON r.perspective = f.stage AND r.shard = f.shard AND r.media_id = f.media_id
+        GROUP BY ALL
     ), latest AS (  -- perspectives of a shard are captioned side by side: its seconds are shared by all their captions
         SELECT *, sum(done) OVER (PARTITION BY run_id, shard) AS captions FROM runs
         WHERE step = 'captions' AND done > 0
@@ -347,13 +353,14 @@ _SUMMARIES = (
         FROM latest GROUP BY perspective
     ), usual AS (SELECT avg(seconds) AS seconds, avg(cost) AS cost FROM rates)
     SELECT w.perspective, p.dataset, p.shard, p.media_id,
-           CASE WHEN f.media_id IS NOT NULL THEN 'failed'
+           CASE WHEN f.changed THEN 'inputs_changed'
+                WHEN f.media_id IS NOT NULL THEN 'failed'
                 WHEN c.media_id IS NULL THEN 'missing'
                 WHEN c.fingerprint <> w.fingerprint THEN 'stale'
                 ELSE 'inputs_changed' END AS reason,
-           CASE WHEN f.media_id IS NOT NULL THEN f.kind
-                WHEN c.media_id IS NULL THEN NULL
-                WHEN c.fingerprint <> w.fingerprint THEN coalesce(h.changes, 'an earlier form')
+           CASE WHEN NOT f.changed THEN f.kind
+                WHEN f.media_id IS NULL AND c.media_id IS NULL THEN NULL
+                WHEN f.media_id IS NULL AND c.fingerprint <> w.fingerprint THEN coalesce(h.changes, 'an earlier form')
                 ELSE 'another output of ' || list_aggregate(w.inputs, 'string_agg', ' or ') END AS why,
            c.fingerprint AS fingerprint, w.fingerprint AS wanted,
            coalesce(t.seconds, usual.seconds) AS seconds, coalesce(t.cost, usual.cost) AS cost

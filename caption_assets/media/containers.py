@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from caption_assets.media import jxl
+from caption_assets.media import jxl, jxl_frames
 
 _MOST_BOXES = 100_000
 _KINDS = frozenset(
@@ -18,12 +18,14 @@ _TIFFS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "
 def is_cut(data: bytes) -> bool:
     """Whether something that the container of a WebP, AVIF, HEIC, JPEG XL or TIFF speaks of lies behind the file's end.
 
-    False also where the container does not tell: a JPEG XL stream without boxes, a last box "up to the end".
+    A JPEG XL stream tells it itself. False also where nobody does: a last box "up to the end", of anything else.
     """
     if data[:4] == b"RIFF":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if order := _TIFFS.get(data[:4]):
         return int.from_bytes(data[4:8], order) >= len(data)  # its directory, which many put behind the pixels
+    if data.startswith(jxl.STREAM):
+        return jxl_frames.is_cut(data)
     if data[4:8] != b"ftyp" and not data.startswith(jxl.BOX):
         return False
     for kind, start, end in _boxes(data, 0, len(data)):
@@ -31,6 +33,8 @@ def is_cut(data: bytes) -> bool:
             return False  # what follows is no box
         if end > len(data):
             return True
+        if kind == b"jxlc" and end == len(data):
+            return jxl_frames.is_cut(data[start:end])
         if kind == b"meta" and _furthest_extent(data, start + 4, end) > len(data):
             return True
     return False

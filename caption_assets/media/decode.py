@@ -17,6 +17,7 @@ from caption_assets.media.bands import Bands, bands_of
 from caption_assets.media.budget import JPEGS, decoder_bytes, whole_bytes
 from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
 from caption_assets.media.containers import is_cut
+from caption_assets.media.frames import directories
 from caption_assets.media.memory import DECODING_BYTES, MemoryGate, give_back, settle_malloc
 from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.pixels import (
@@ -35,8 +36,6 @@ Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixe
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata is not worth a line each
 
 _LOSSLESS = frozenset({"PNG", "GIF", "BMP", "TIFF"})
-_COUNTED = frozenset({"GIF", "TIFF"})
-"""Formats whose frames are counted by walking the file."""
 _PARTIAL = frozenset({*JPEGS, "PNG", "GIF", "BMP", "TIFF"})
 """Formats of which a part can be decoded; of the others all is wanted."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
@@ -176,6 +175,8 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
     format_name = opened.format or "unknown"
     if settings.partial and format_name not in _PARTIAL:
         raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
+    if format_name in JPEGS and opened.info.get("progressive") and jpeg.has_too_many_scans(data):
+        raise DecodeError("too_large", "a progressive JPEG of so many scans that decoding would take hours")
     profile = opened.info.get("icc_profile")
     big = None if settings.partial else bands_of(opened, data)
     working = big.working if big else whole_bytes(opened, data, settings.target_pixels)
@@ -244,7 +245,9 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 def _frames(opened: Image.Image, data: bytes) -> int:
     """How many pictures a file holds; of one that breaks off, those that are there."""
-    if opened.format not in _COUNTED:
+    if opened.format == "TIFF":
+        return directories(data)
+    if opened.format != "GIF":
         return max(1, int(getattr(opened, "n_frames", 1)))
     # another reader, for this one's picture would be lost on the way
     with Image.open(io.BytesIO(data), formats=(opened.format,)) as again:

@@ -33,8 +33,13 @@ _SIGNATURES = (
 )
 _INSTALL = "{} is decoded only with {}: pip install {}; or convert the file to JPEG or PNG"
 _CONVERT = "{} is not decoded; convert the file to JPEG or PNG"
+_SVG = re.compile(  # nothing is tried twice: a page of comments would take for ever
+    rb"""(?:\xef\xbb\xbf)? \s*+ (?: <\?xml (?>.*?\?>) )?+
+    (?: <!-- (?>.*?-->) | <!DOCTYPE\ssvg [^\[>]*+ (?: \[ (?>.*?\]\s*) )?+ > | \s )*+ <svg\b""",
+    re.DOTALL | re.VERBOSE,
+)
 _UNSUPPORTED = (
-    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?)?(?:<!--.*?-->|<!DOCTYPE svg.*?>|\s)*<svg\b", re.DOTALL), "SVG"),
+    (_SVG, "SVG"),
     (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript"),
     (re.compile(rb"%PDF-"), "PDF"),
     (re.compile(rb"8BPS"), "Photoshop"),

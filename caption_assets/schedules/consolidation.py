@@ -3,17 +3,14 @@
 import dagster as dg
 
 from caption_assets.assets.captions import caption_key
-from caption_assets.assets.common import plain_failure
 from caption_assets.assets.media import MEDIA
 from caption_assets.captioning import rows
-from caption_assets.captioning.catalog import refresh
 from caption_assets.captioning.loaded import Loaded
 from caption_assets.consolidation.merging import Merged
 from caption_assets.consolidation.run import consolidate
 from caption_assets.lake.store import Lake
-from caption_assets.partitions import busy_shards, datasets_partitions, forget, register
-from caption_assets.resources import PipelineResource
-from caption_assets.schedules.daily import daily
+from caption_assets.partitions import busy_shards, forget, register
+from caption_assets.schedules.daily import daily, dataset_job
 from caption_assets.sources.planner import planned_shards
 
 CONSOLIDATION_JOB = "consolidation_job"
@@ -26,24 +23,21 @@ _WHAT = (
 def build_consolidation_job(loaded: Loaded) -> dg.JobDefinition:
     """The job, with a partition for every dataset of the pipeline file."""
 
-    @dg.op(description=_WHAT)
-    def consolidation(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
-        settings, lake, instance = loaded.config, pipeline.lake(), context.instance
-        with plain_failure():
-            lake.remove_strays()
-            report = consolidate(
-                settings,
-                lake,
-                context.partition_key,
-                context.run_id,
-                lambda: busy_shards(instance, but=context.run_id),
-                context.log.info,
-            )
-            register(instance, planned_shards(lake, report.dataset))
-            for merged in report.merged:
-                _tell(context, lake, loaded, merged)
-            gone = forget(instance, report.retired)
-            refresh(settings, lake, loaded.bound)
+    def work(context: dg.OpExecutionContext, lake: Lake) -> None:
+        instance = context.instance
+        lake.remove_strays()
+        report = consolidate(
+            loaded.config,
+            lake,
+            context.partition_key,
+            context.run_id,
+            lambda: busy_shards(instance, but=context.run_id),
+            context.log.info,
+        )
+        register(instance, planned_shards(lake, report.dataset))
+        for merged in report.merged:
+            _tell(context, lake, loaded, merged)
+        gone = forget(instance, report.retired)
         context.log.info(str(report))
         context.add_output_metadata(
             {
@@ -54,16 +48,12 @@ def build_consolidation_job(loaded: Loaded) -> dg.JobDefinition:
             }
         )
 
-    @dg.job(name=CONSOLIDATION_JOB, description=_WHAT, partitions_def=datasets_partitions(loaded.config))
-    def consolidation_job() -> None:
-        consolidation()
-
-    return consolidation_job
+    return dataset_job(CONSOLIDATION_JOB, _WHAT, loaded, work)
 
 
 def build_consolidation_schedule(loaded: Loaded, job: dg.JobDefinition) -> dg.ScheduleDefinition:
     """The schedule `consolidation`."""
-    return daily("consolidation", job, (3, 45), loaded.config, "Merges small finished shards into full ones.")
+    return daily(job, (3, 45), loaded, "Merges small finished shards into full ones.")
 
 
 def _tell(context: dg.OpExecutionContext, lake: Lake, loaded: Loaded, merged: Merged) -> None:

@@ -1,22 +1,44 @@
-"""A daily run of a job for every watched dataset."""
+"""A job over datasets, and its daily run for every watched one."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
 import dagster as dg
 
-from caption_assets.config import PipelineConfig
+from caption_assets.assets.common import plain_failure
+from caption_assets.captioning.catalog import refresh
+from caption_assets.captioning.loaded import Loaded
+from caption_assets.lake.store import Lake
+from caption_assets.partitions import datasets_partitions
+from caption_assets.resources import PipelineResource
 
 
-def daily(
-    name: str, job: dg.JobDefinition, at: tuple[int, int], config: PipelineConfig, description: str
-) -> dg.ScheduleDefinition:
-    """The schedule: on by default where a dataset is watched.
+def dataset_job(
+    name: str, description: str, loaded: Loaded, work: Callable[[dg.OpExecutionContext, Lake], None]
+) -> dg.JobDefinition:
+    """A job with a partition for every dataset of the pipeline file; the catalog is made anew after its work."""
+
+    @dg.op(name=name.removesuffix("_job"), description=description)
+    def do(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
+        with plain_failure():
+            work(context, pipeline.lake())
+            refresh(loaded.config, pipeline.lake(), loaded.bound)
+
+    @dg.job(name=name, description=description, partitions_def=datasets_partitions(loaded.config))
+    def job() -> None:
+        do()
+
+    return job
+
+
+def daily(job: dg.JobDefinition, at: tuple[int, int], loaded: Loaded, description: str) -> dg.ScheduleDefinition:
+    """The schedule of such a job: on by default where a dataset is watched.
 
     Args:
         at: hour and minute, UTC.
     """
-    watched = sorted(key for key, dataset in config.datasets.items() if dataset.watch)
-    names = watched or sorted(config.datasets)
+    name, datasets = job.name.removesuffix("_job"), loaded.config.datasets
+    watched = sorted(key for key, dataset in datasets.items() if dataset.watch)
+    names = watched or sorted(datasets)
 
     @dg.schedule(
         name=name,

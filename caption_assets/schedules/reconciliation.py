@@ -2,14 +2,12 @@
 
 import dagster as dg
 
-from caption_assets.assets.common import plain_failure
 from caption_assets.assets.datasets import DATASETS
-from caption_assets.captioning.catalog import refresh
 from caption_assets.captioning.loaded import Loaded
-from caption_assets.partitions import SHARDS, busy_shards, datasets_partitions, forget, register
+from caption_assets.lake.store import Lake
+from caption_assets.partitions import SHARDS, busy_shards, forget, register
 from caption_assets.reconciliation.run import Registry, reconcile
-from caption_assets.resources import PipelineResource
-from caption_assets.schedules.daily import daily
+from caption_assets.schedules.daily import daily, dataset_job
 
 RECONCILIATION_JOB = "reconciliation_job"
 _WHAT = (
@@ -21,14 +19,9 @@ _WHAT = (
 def build_reconciliation_job(loaded: Loaded) -> dg.JobDefinition:
     """The job, with a partition for every dataset of the pipeline file."""
 
-    @dg.op(description=_WHAT)
-    def reconciliation(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
-        lake, dataset = pipeline.lake(), context.partition_key
-        with plain_failure():
-            report = reconcile(
-                loaded.config, lake, dataset, context.run_id, registry_of(context.instance, context.run_id)
-            )
-            refresh(loaded.config, lake, loaded.bound)
+    def work(context: dg.OpExecutionContext, lake: Lake) -> None:
+        dataset, registry = context.partition_key, registry_of(context.instance, context.run_id)
+        report = reconcile(loaded.config, lake, dataset, context.run_id, registry)
         for line in report.lines():
             (context.log.warning if report.left else context.log.info)(line)
         told: dict[str, dg.MetadataValue] = {
@@ -40,16 +33,12 @@ def build_reconciliation_job(loaded: Loaded) -> dg.JobDefinition:
         context.add_output_metadata(told)
         context.log_event(dg.AssetObservation(DATASETS, partition=dataset, metadata=told))
 
-    @dg.job(name=RECONCILIATION_JOB, description=_WHAT, partitions_def=datasets_partitions(loaded.config))
-    def reconciliation_job() -> None:
-        reconciliation()
-
-    return reconciliation_job
+    return dataset_job(RECONCILIATION_JOB, _WHAT, loaded, work)
 
 
 def build_reconciliation_schedule(loaded: Loaded, job: dg.JobDefinition) -> dg.ScheduleDefinition:
     """The schedule `reconciliation`."""
-    return daily("reconciliation", job, (3, 15), loaded.config, "Finds and reports what sensors missed.")
+    return daily(job, (3, 15), loaded, "Finds and reports what sensors missed.")
 
 
 def registry_of(instance: dg.DagsterInstance, run_id: str) -> Registry:

@@ -12,8 +12,9 @@ from caption_assets.arrivals.cursor import Cursor
 from caption_assets.arrivals.handing import to_hand_over
 from caption_assets.arrivals.tick import Outcome, tick
 from caption_assets.captioning.catalog import refresh
-from caption_assets.config import KafkaDataset, PipelineConfig
+from caption_assets.config import PipelineConfig
 from caption_assets.jobs import CAPTION_JOB
+from caption_assets.kafka.client import KafkaAway
 from caption_assets.lake import tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
@@ -29,12 +30,8 @@ _NAMED = 20
 
 
 def build_arrival_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
-    """One sensor for every dataset with `watch: true`; those of Kafka have their own (kafka.py)."""
-    return [
-        _build(name)
-        for name, dataset in sorted(config.datasets.items())
-        if dataset.watch and not isinstance(dataset, KafkaDataset)
-    ]
+    """One sensor for every dataset with `watch: true`."""
+    return [_build(name) for name, dataset in sorted(config.datasets.items()) if dataset.watch]
 
 
 def _build(name: str) -> dg.SensorDefinition:
@@ -71,7 +68,7 @@ def _build(name: str) -> dg.SensorDefinition:
 
 def _skip(context: dg.SensorEvaluationContext, name: str, outcome: Outcome) -> dg.SkipReason:
     """Why nothing is launched. Raises OSError where the source cannot be listed although it is there."""
-    if isinstance(outcome.problem, FileNotFoundError | NotADirectoryError):
+    if isinstance(outcome.problem, FileNotFoundError | NotADirectoryError | KafkaAway):
         return dg.SkipReason(f"the source of {name} is not there: {outcome.problem}")
     if outcome.problem:
         raise outcome.problem

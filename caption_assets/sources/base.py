@@ -10,6 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from caption_assets.lake.tables import MediaFailureKind
 
+CHANGED = "the object has changed since it was planned; the new one is an item of its own"
+GONE = "the object is no longer there"
+
 
 @dataclass(frozen=True)
 class Item:

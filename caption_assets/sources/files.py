@@ -200,7 +200,7 @@ def parse_json(text: str) -> Any:
     """A JSON document that a plan can hold: no NaN, and no lone surrogates. Raises ValueError."""
     try:
         value = json.loads(text, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:

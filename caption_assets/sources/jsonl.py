@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
+from caption_assets.config.datasets import NAMES
 from caption_assets.sources.base import Item
-from caption_assets.sources.named import NamedPictures
+from caption_assets.sources.named import FromNamed, NamedPictures
 from caption_assets.sources.rows import Row, bad_item, jsonl_rows
 from caption_assets.sources.web import WebFetcher
 
 
-class JsonlSource:
+class JsonlSource(FromNamed):
     """The pictures that a file's lines name.
 
     Args:
         place: the file's path or URL.
         root: folder or URL below which the paths are; default: the file's folder.
-        columns: keys of a line of which the first that is there names the picture; the others are source columns.
+        columns: keys of a line of which the first that is there names the picture, by a text or the first of a list of
+            texts; the others are source columns.
         options: passed to the filesystem of a URL.
         web: what fetches the http and https URLs that lines name; none: they are bad lines.
 
@@ -38,7 +39,7 @@ class JsonlSource:
         place: str,
         *,
         root: str | None = None,
-        columns: Sequence[str] = ("path", "url", "file_name"),
+        columns: Sequence[str] = NAMES,
         options: Mapping[str, Any] | None = None,
         web: WebFetcher | None = None,
     ) -> None:
@@ -59,26 +60,9 @@ class JsonlSource:
             else:
                 yield self._item(row, name)
 
-    @property
-    def ahead(self) -> int:
-        """How many fetches it is worth to have under way."""
-        return self._pictures.ahead
-
-    @property
-    def manners(self) -> str:
-        """Names the settings on which an opt-out depends."""
-        return self._pictures.manners
-
-    def start(self, uri: str, etag: str) -> Future[bytes] | None:
-        """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
-        return self._pictures.start(uri, etag)
-
-    def fetch(self, uri: str, etag: str) -> bytes:
-        """The picture's bytes. Raises FetchError."""
-        return self._pictures.fetch(uri, etag)
-
     def _item(self, row: Row, name: str) -> Item:
-        path = row.columns[name]
+        value = row.columns[name]
+        path = value[0] if isinstance(value, list) else value
         if not isinstance(path, str):
             return bad_item(self._place, row, f"{name} is no text")
         columns = {key: value for key, value in row.columns.items() if key != name}

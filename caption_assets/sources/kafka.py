@@ -11,24 +11,22 @@ dead letters, if there is one. A request that cannot be met is answered at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from caption_assets.config.kafka import KafkaDataset, is_topic
-from caption_assets.kafka.client import ANSWER_SECONDS, KafkaAway, open_consumer, require, translated
+from caption_assets.kafka.client import ANSWER_SECONDS, Cluster, KafkaAway, require
 from caption_assets.kafka.envelope import REQUEST, Envelope, PoisonError, read
 from caption_assets.kafka.sender import Outgoing, Sender
 from caption_assets.lake import tables
 from caption_assets.sources.base import Item
-from caption_assets.sources.named import NamedPictures
-from caption_assets.sources.rows import unusable
+from caption_assets.sources.named import FromNamed, NamedPictures
+from caption_assets.sources.rows import digest, unusable
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
@@ -74,13 +72,13 @@ class _Scan:
     notes: list[str] = field(default_factory=list)
 
 
-class KafkaSource:
+class KafkaSource(FromNamed):
     """The pictures named by a topic's messages that are not committed yet.
 
     Args:
         name: the dataset's.
         dataset: its section.
-        client: librdkafka's settings.
+        cluster: where the topic is.
         pictures: where pictures may be.
         answering: how requests are answered.
         settle: hold back what is not enough for a shard until it is old enough, and read as long as a tick may take.
@@ -93,34 +91,16 @@ class KafkaSource:
         self,
         name: str,
         dataset: KafkaDataset,
-        client: Mapping[str, Any],
+        cluster: Cluster,
         pictures: NamedPictures,
         answering: Answering,
         *,
         settle: bool,
     ) -> None:
         require()
-        self._name, self._dataset, self._client = name, dataset, client
+        self._name, self._dataset, self._cluster = name, dataset, cluster
         self._pictures, self._answering, self._settle = pictures, answering, settle
         self._scan = _Scan({}, {})
-
-    @property
-    def ahead(self) -> int:
-        """How many fetches it is worth to have under way."""
-        return self._pictures.ahead
-
-    @property
-    def manners(self) -> str:
-        """Names the settings on which an opt-out depends."""
-        return self._pictures.manners
-
-    def start(self, uri: str, etag: str) -> Future[bytes] | None:
-        """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
-        return self._pictures.start(uri, etag)
-
-    def fetch(self, uri: str, etag: str) -> bytes:
-        """The picture's bytes. Raises FetchError."""
-        return self._pictures.fetch(uri, etag)
 
     def scan(self) -> Iterator[Item]:
         """The items of the messages that are not committed, by partition and offset.
@@ -128,7 +108,7 @@ class KafkaSource:
         Raises:
             KafkaAway: no broker answers, or there is no such topic.
         """
-        with open_consumer(self._client, self._dataset.group) as consumer:
+        with self._cluster.consumer(self._dataset.group) as consumer:
             scan = self._scan = self._positions(consumer)
             yield from self._read(consumer, scan)
 
@@ -168,13 +148,12 @@ class KafkaSource:
         from confluent_kafka import TopicPartition
 
         topic = self._dataset.topic
-        with translated(f"no broker of {self._client['bootstrap.servers']} answers"):
-            found = consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
+        found = self._cluster.topics(consumer, topic)[topic]
         if found.error is not None or not found.partitions:
             where = f"datasets.{self._name}.topic"
             raise KafkaAway(f"there is no topic {topic}; create it, or correct {where}")
         scan, assigned = _Scan({}, {}), list[TopicPartition]()
-        with translated(f"the offsets of {topic} cannot be read"):
+        with self._cluster.asking(consumer, f"the offsets of {topic} cannot be read"):
             committed = consumer.committed(
                 [TopicPartition(topic, partition) for partition in sorted(found.partitions)], timeout=ANSWER_SECONDS
             )
@@ -210,7 +189,7 @@ class KafkaSource:
             if self._settle and (number >= _TICK_MESSAGES or time.monotonic() - began > _TICK_SECONDS):
                 scan.notes.append("there are more messages, for the next tick")
                 return
-            with translated(f"{self._dataset.topic} cannot be read"):
+            with self._cluster.asking(consumer, f"{self._dataset.topic} cannot be read"):
                 messages = consumer.consume(_AT_ONCE, timeout=1.0)
             heard = time.monotonic() if messages else heard
             if time.monotonic() - heard > _SILENCE_SECONDS:
@@ -239,8 +218,7 @@ class KafkaSource:
         except PoisonError as error:
             self._put_aside(message, value or b"", place, str(error), scan)
             uri = f"kafka://{self._dataset.topic}/{partition}/{offset}"
-            item = unusable(uri, hashlib.blake2b(value or b"", digest_size=16).hexdigest(), str(error))
-            item = replace(item, source={COLUMN: place})
+            item = replace(unusable(uri, digest(value or b""), str(error)), source={COLUMN: place})
         except _RefusedError as refused:
             assert document is not None
             self._refuse(document, refused, partition, offset, scan)
@@ -256,7 +234,7 @@ class KafkaSource:
         columns = {**data.get("source", {}), COLUMN: {**place, **({"request": request} if request else {})}}
         name = "uri" if "uri" in data else "url"
         try:
-            item = self._pictures.item(data[name], _digest(identity), columns, pinned=False)
+            item = self._pictures.item(data[name], digest(_canonical(identity)), columns, pinned=False)
         except ValueError as error:
             raise PoisonError(f"data.{name} {error}") from None
         return replace(item, size=item.size or data.get("size", 0))
@@ -318,7 +296,7 @@ class KafkaSource:
 
     def _answer(self, answers: Sequence[Outgoing], notes: list[str]) -> str | None:
         """Send refusals and dead letters; returns what keeps one from being sent that could be sent later."""
-        outcomes = Sender(self._client).send(answers, _SEND_SECONDS)
+        outcomes = Sender(self._cluster).send(answers, _SEND_SECONDS)
         for answer, outcome in zip(answers, outcomes, strict=True):
             if outcome.problem and (outcome.hopeless or outcome.topic_refused):
                 notes.append(f"{answer.topic} does not take an answer: {outcome.problem}")
@@ -332,8 +310,8 @@ class KafkaSource:
 
         wanted = [TopicPartition(self._dataset.topic, partition, end) for partition, end in sorted(ends.items())]
         with (
-            open_consumer(self._client, self._dataset.group) as consumer,
-            translated(f"the offsets of {self._dataset.topic} cannot be committed"),
+            self._cluster.consumer(self._dataset.group) as consumer,
+            self._cluster.asking(consumer, f"the offsets of {self._dataset.topic} cannot be committed"),
         ):
             # a commit waits for its answer for as long as it takes: first see whether there is somebody to answer
             there = {each.partition: each.offset for each in consumer.committed(wanted, timeout=ANSWER_SECONDS)}
@@ -361,7 +339,5 @@ def _moment(kind: int, milliseconds: int) -> datetime | None:
         return None
 
 
-def _digest(content: object) -> str:
-    """16 bytes, in hex, that stand for what was said."""
-    canonical = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+def _canonical(content: object) -> bytes:
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

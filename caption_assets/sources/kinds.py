@@ -15,7 +15,7 @@ from caption_assets.config import (
 )
 from caption_assets.config.datasets import FetchesAhead
 from caption_assets.config.kinds import Dataset
-from caption_assets.kafka.client import settings
+from caption_assets.kafka.client import Cluster
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, FieldError, Source
 from caption_assets.sources.bucket import BucketSource
@@ -131,13 +131,13 @@ def _open_hugging_face(dataset: HuggingFaceDataset, place: str) -> Source:
 def _open_kafka(config: PipelineConfig, name: str, dataset: KafkaDataset, settle: bool) -> Source:
     """The source of a Kafka dataset. Raises ImportError, ValueError, TypeError, ConfigError."""
     field = f"datasets.{name}" if dataset.brokers else "kafka"
-    client = settings(config.kafka_connection(name), f"{config.file}: {field}", config.base_dir)
+    cluster = Cluster(config.kafka_connection(name), f"{config.file}: {field}", config.base_dir)
     web = WebFetcher(dataset.web, _ahead(dataset.web, int(config.media.max_file_mb * 1e6)))
     root = config.absolute(dataset.root) if dataset.root else None
     out, same = config.kafka, not dataset.brokers
     failures = out.topic("captions.failed") if out and same and "captions.failed" in out.topics else None
     answering = Answering(frozenset(config.perspectives.enabled), failures, out.producer if out else "caption-assets")
-    return KafkaSource(name, dataset, client, NamedPictures(root, dataset.options, web), answering, settle=settle)
+    return KafkaSource(name, dataset, cluster, NamedPictures(root, dataset.options, web), answering, settle=settle)
 
 
 def _ahead(limits: FetchesAhead, limit: int) -> Ahead:

@@ -15,9 +15,10 @@ from typing import Any
 
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.bucket import Store, open_store, stored
+from caption_assets.sources.bucket import open_store
 from caption_assets.sources.folder import FolderSource, file_etag
 from caption_assets.sources.rows import raise_if_bad
+from caption_assets.sources.stores import Store, stored
 from caption_assets.sources.web import WebFetcher
 
 _ABSENT = "absent"
@@ -64,7 +65,7 @@ class NamedPictures:
             columns: its source columns.
             pinned: whether a local file counts as it is now; else as it is when it is read.
         """
-        if self._web is not None and path.startswith(("http://", "https://")):
+        if self._web is not None and path.lower().startswith(("http://", "https://")):
             return Item(path, f"{_WEB}.{digest}", 0, None, dict(columns))
         if self._root is None:
             raise ValueError("is no http or https URL, and the dataset has no root")
@@ -104,6 +105,30 @@ class NamedPictures:
             return False
         root = os.path.realpath(self._root)
         return os.path.commonpath([root, os.path.realpath(path)]) == root
+
+
+class FromNamed:
+    """What fetches of a source are whose items `NamedPictures` made. Its scan is the subclass's."""
+
+    _pictures: NamedPictures
+
+    @property
+    def ahead(self) -> int:
+        """How many fetches it is worth to have under way."""
+        return self._pictures.ahead
+
+    @property
+    def manners(self) -> str:
+        """Names the settings on which an opt-out depends."""
+        return self._pictures.manners
+
+    def start(self, uri: str, etag: str) -> Future[bytes] | None:
+        """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
+        return self._pictures.start(uri, etag)
+
+    def fetch(self, uri: str, etag: str) -> bytes:
+        """The picture's bytes. Raises FetchError."""
+        return self._pictures.fetch(uri, etag)
 
 
 def _local_version(path: str) -> tuple[str, int]:

@@ -133,14 +133,18 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
     known.catch_up()
     planner = Planner(lake, dataset, known, source, shard_size)
     planner.offer_all(source.scan())
-    notes: list[str] = []
-    if isinstance(source, GivesOnce):
-        planner.close(rest=source.closes(planner.held))
-        notes = source.planned(planner.held)
-    else:
-        planner.close()
+    notes = plan_rest(planner, source)
     give_up_taken(lake, dataset)
     return Planned(planned_shards(lake, dataset), planner.shards, planner.items, notes)
+
+
+def plan_rest(planner: Planner, source: Source) -> list[str]:
+    """Plan what is held after a whole scan, or tell the source what stays held; returns what it has to say."""
+    if not isinstance(source, GivesOnce):
+        planner.close()
+        return []
+    planner.close(rest=source.closes(planner.held))
+    return source.planned(planner.held)
 
 
 def read_plan(lake: Lake, shard: Shard) -> list[Item]:

@@ -18,7 +18,7 @@ import s3fs
 from aiobotocore.session import AioSession
 
 from caption_assets.sources.ahead import Room
-from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
+from caption_assets.sources.base import CHANGED, FetchError, Item, Page, SortedKeys
 from caption_assets.sources.files import FileFilter, SidecarJoin
 from caption_assets.sources.s3_pages import read_pages_fast
 from caption_assets.sources.spool import Body, Spool
@@ -89,8 +89,6 @@ class S3Store:
 
         Raises FetchError, NoRoomError, OSError.
         """
-        from caption_assets.sources.bucket import CHANGED
-
         conditions = {"IfMatch": f'"{etag}"'} if etag else {}
         if start is not None and end is not None:
             conditions["Range"] = f"bytes={start}-{end - 1}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from caption_assets.config import ConfigError, KafkaDataset, load_config
-from caption_assets.kafka.client import settings
+from caption_assets.kafka.client import Cluster
 from caption_assets_tests.pipeline_files import complaints, document, write
 
 BROKERS = ["kafka-0:9092", "[::1]:9093"]
@@ -38,18 +38,40 @@ def test_a_section_and_datasets_that_share_its_brokers(tmp_path: Path, monkeypat
     assert config.dataset_place("asked") == "kafka://kafka-0:9092/captions.request"
     assert isinstance(config.datasets["asked"], KafkaDataset)
     with pytest.raises(ConfigError, match=r"kafka\.security\.username: the environment variable KAFKA_USER is not set"):
-        settings(config.kafka, "kafka", config.base_dir)
+        Cluster(config.kafka, "kafka", config.base_dir)
     monkeypatch.setenv("KAFKA_USER", "me")
     monkeypatch.setenv("KAFKA_PASSWORD", "s3cret")
-    found = settings(config.kafka, "kafka", config.base_dir)
-    assert (found["sasl.username"], found["sasl.password"]) == ("me", "s3cret")
+    with pytest.raises(ConfigError, match=r"kafka\.security\.ca: there is no file .*/ca\.pem"):
+        Cluster(config.kafka, "kafka", config.base_dir)
+    (tmp_path / "ca.pem").touch()
+    found = Cluster(config.kafka, "kafka", config.base_dir).settings
+    assert (found["sasl.mechanism"], found["sasl.username"], found["sasl.password"]) == (
+        "SCRAM-SHA-512",
+        "me",
+        "s3cret",
+    )
     assert (found["security.protocol"], found["ssl.ca.location"]) == ("sasl_ssl", str(tmp_path / "ca.pem"))
+
+
+def test_a_certificate_and_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    security = {"protocol": "ssl", "certificate": "own.pem", "key": "own.key", "key_password": {"env": "KEY_PASSWORD"}}
+    config = load_config(write(tmp_path, document(kafka={"brokers": BROKERS, "security": security})))
+    assert config.kafka is not None
+    (tmp_path / "own.pem").touch()
+    (tmp_path / "own.key").touch()
+    with pytest.raises(ConfigError, match=r"kafka\.security\.key_password: the environment variable KEY_PASSWORD is"):
+        Cluster(config.kafka, "kafka", config.base_dir)
+    monkeypatch.setenv("KEY_PASSWORD", "s3cret")
+    found = Cluster(config.kafka, "kafka", config.base_dir).settings
+    assert found["ssl.certificate.location"] == str(tmp_path / "own.pem")
+    assert (found["ssl.key.location"], found["ssl.key.password"]) == (str(tmp_path / "own.key"), "s3cret")
+    assert "ssl.ca.location" not in found, "the system's"
 
 
 def test_all_topics_are_the_default(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, document(kafka={"brokers": BROKERS})))
     assert config.kafka is not None
-    assert len(config.kafka.topics) == 9
+    assert len(config.kafka.topics) == 10
 
 
 @pytest.mark.parametrize(

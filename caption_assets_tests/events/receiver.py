@@ -70,8 +70,8 @@ def slow(seconds: float) -> Callable[[Delivery], Status]:
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
-    """A receiver on a free port."""
+def receiving(port: int = 0) -> Iterator[Receiver]:
+    """A receiver on a port; 0: a free one."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -99,7 +99,7 @@ def receiving() -> Iterator[Receiver]:
         def handle_error(self, request: object, client_address: object) -> None:
             pass  # a client that was killed
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     receiver = Receiver(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -18,8 +18,8 @@ from jsonschema import Draft202012Validator
 
 from caption_assets.events.event import SCHEMA_FILE
 from caption_assets.lake.current import promote
-from caption_assets_tests.events.receiver import Delivery, Receiver, Status, slow
-from caption_assets_tests.events.world import World
+from caption_assets_tests.events.receiver import Delivery, Receiver, Status, receiving, slow
+from caption_assets_tests.events.world import SIGNED, World
 
 
 def test_nothing_is_told_twice(world: World, receiver: Receiver) -> None:
@@ -146,6 +146,37 @@ def test_an_event_is_tried_for_a_day_with_longer_and_longer_pauses(world: World,
     world.pass_(hours=1)
     world.tell()
     assert receiver.shards()[-1] == "a-000001", "life goes on"
+
+
+def test_a_receiver_away_for_a_day_gets_all_that_happened_once_and_in_order(tmp_path: Path) -> None:
+    """Away is nobody at the port. Each round is told by a process that knows only the lake, as after a restart."""
+    with receiving() as receiver:
+        world, port = World(tmp_path, [receiver.callback(**SIGNED)]), receiver.port
+        world.done("a-000000")
+        world.tell()
+        assert receiver.shards() == ["a-000000"]
+    happened: dict[str, list[tuple[str, str]]] = {"a": [], "b": []}
+    for number in range(1, 46):  # 22 hours
+        for name in ("a", "b") if number % 2 else ("a",):
+            key = f"{name}-{number:06d}"
+            world.done(key, f"run-{number}")
+            world.ended(f"run-{number}-{name}", "job.failed" if number % 5 == 0 else "job.succeeded", key)
+            happened[name] += [("shard.media", key), (world.jobs[-1].outcome, key)]
+        (line,) = world.tell()[1:]
+        assert "no connection" in line
+        world.pass_(minutes=30)
+    with receiving(port) as receiver:
+        for _ in range(3):
+            world.pass_(minutes=25)
+            world.tell()
+        told: dict[str, list[tuple[str, str]]] = {"a": [], "b": []}
+        for delivery in receiver.requests:
+            (name,) = delivery.event["datasets"]
+            data = delivery.event["data"]
+            told[name].append((delivery.event["type"], data.get("shard") or data["partitions"]["first"]))
+        assert told == happened
+        assert len({each.event["id"] for each in receiver.requests}) == len(receiver.requests)
+        assert len(world.lake.list("events/outbox")) == 1
 
 
 def test_a_receiver_away_for_days_gets_those_of_its_last_day(world: World, receiver: Receiver) -> None:
@@ -285,7 +316,7 @@ def test_a_process_killed_between_request_and_its_record_delivers_again(tmp_path
     assert receiver.shards() == ["a-000000", "a-000001", "a-000002"]
     receiver.answer = lambda delivery: 204
     world.pass_(minutes=1)
-    assert "another process delivers" in world.tell()[0], "for a while it might be alive"
+    assert "another process is telling" in world.tell()[0], "for a while it might be alive"
     world.pass_(minutes=2)
     world.tell()
     after = receiver.shards()[3:]

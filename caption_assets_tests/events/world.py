@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractResolver
 from caption_assets.config import PipelineConfig, load_config
 from caption_assets.events.event import EventType
 from caption_assets.events.jobs import JobOutcome
-from caption_assets.events.telling import tell_outcomes
+from caption_assets.events.telling import Teller
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
@@ -78,14 +78,15 @@ class World:
 
     def tell(self, *, resolver: AbstractResolver | None = None, budget: float = 20.0) -> list[str]:
         """A round, as by a process that has just started: it reads the pipeline file, and knows only the lake."""
-        return tell_outcomes(
+        return self._teller().call_back(budget_seconds=budget, resolver=resolver)
+
+    def _teller(self) -> Teller:
+        return Teller(
             load_config(self.config.file),
             Lake(self.config.lake),
             lambda looked: [each for each in self.jobs if each.ended_at >= looked.jobs_since],
             lambda: self.now,
             self.warnings.append,
-            budget_seconds=budget,
-            resolver=resolver,
         )
 
     def stored(self) -> str:

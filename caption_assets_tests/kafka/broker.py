@@ -6,16 +6,14 @@ The Python package does not offer its controls, so they are called in the librar
 from __future__ import annotations
 
 import ctypes
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import confluent_kafka
-from confluent_kafka import Consumer, Producer, TopicPartition
+
+from caption_assets_tests.kafka.topics import Topics
 
 UNKNOWN_TOPIC = 3
 _BROKER = 1
@@ -44,32 +42,12 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-@dataclass(frozen=True)
-class Received:
-    """A message of a topic."""
-
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes
-    headers: dict[str, str]
-
-    @property
-    def envelope(self) -> Any:
-        """The value, as JSON."""
-        return json.loads(self.value)
-
-    @property
-    def data(self) -> Any:
-        """What the envelope holds."""
-        return self.envelope["data"]
-
-
-class Broker:
+class Broker(Topics):
     """A cluster of one broker."""
 
     def __init__(self, cluster: int, address: str) -> None:
-        self._cluster, self.address = cluster, address
+        super().__init__(address)
+        self._cluster = cluster
 
     def create(self, *topics: str, partitions: int = 2) -> None:
         """Make topics. Whoever writes to one that is not there makes it, too."""
@@ -87,57 +65,6 @@ class Broker:
     def come_up(self) -> None:
         """Accept connections again; messages and offsets are still there."""
         assert not _library().rd_kafka_mock_broker_set_up(self._cluster, _BROKER)
-
-    def send(self, topic: str, *values: object, key: str | None = None, partition: int = 0, at: int = 0) -> None:
-        """Write messages: bytes as they are, else as JSON; `at`: their time, in milliseconds."""
-        producer = Producer({"bootstrap.servers": self.address})
-        for value in values:
-            body = value if isinstance(value, bytes) else json.dumps(value).encode()
-            producer.produce(topic, body, key, partition=partition, timestamp=at)
-        assert producer.flush(20) == 0
-
-    def received(self, topic: str) -> list[Received]:
-        """All messages of a topic, by partition and offset; none where there is no such topic."""
-        options = {"bootstrap.servers": self.address, "group.id": "test", "enable.partition.eof": True}
-        consumer = Consumer({**options, "enable.auto.commit": False})
-        try:
-            there = consumer.list_topics(timeout=20).topics.get(topic)
-            if there is None:
-                return []
-            places = [TopicPartition(topic, partition, 0) for partition in there.partitions]
-            ends = {each.partition: consumer.get_watermark_offsets(each, timeout=20)[1] for each in places}
-            consumer.assign([each for each in places if ends[each.partition]])
-            return sorted(_read(consumer, sum(ends.values())), key=lambda each: (each.partition, each.offset))
-        finally:
-            consumer.close()
-
-    def committed(self, topic: str, group: str = "caption-assets", partitions: Sequence[int] = (0, 1)) -> list[int]:
-        """A group's offsets, by partition; below 0: none."""
-        consumer = Consumer({"bootstrap.servers": self.address, "group.id": group})
-        try:
-            asked = [TopicPartition(topic, partition) for partition in partitions]
-            return [each.offset for each in consumer.committed(asked, timeout=20)]
-        finally:
-            consumer.close()
-
-
-def _read(consumer: Consumer, count: int) -> Iterator[Received]:
-    while count:
-        for message in consumer.consume(1000, timeout=0.2):
-            if message.error() is not None:
-                continue
-            count -= 1
-            headers = {str(each[0]): _text(each[1]) for each in message.headers() or []}
-            partition, offset, value = message.partition(), message.offset(), message.value()
-            assert partition is not None
-            assert offset is not None
-            assert isinstance(value, bytes)
-            key = message.key()
-            yield Received(partition, offset, key.encode() if isinstance(key, str) else key, value, headers)
-
-
-def _text(value: str | bytes | None) -> str:
-    return value.decode() if isinstance(value, bytes) else value or ""
 
 
 @contextmanager

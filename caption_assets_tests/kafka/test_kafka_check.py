@@ -41,7 +41,9 @@ def test_topics_are_listed_and_absent_ones_named(tmp_path: Path, broker: Broker)
 def test_what_is_away_or_not_set_is_a_warning_for_what_is_published(tmp_path: Path) -> None:
     result = check(tmp_path, {"brokers": ["127.0.0.1:9"]})
     assert result.exit_code == 0
-    assert "warning: no broker of 127.0.0.1:9 answers" in result.output
+    assert "warning: no broker of 127.0.0.1:9 answers: Connect to ipv4#127.0.0.1:9 failed: Connection refused" in (
+        result.output
+    )
     secret = {"protocol": "sasl_plaintext", "mechanism": "PLAIN", "username": {"env": "NO"}, "password": {"env": "NO"}}
     result = check(tmp_path, {"brokers": ["127.0.0.1:9"], "security": secret})
     assert "kafka.security.username: the environment variable NO is not set" in result.output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,12 @@ from caption_assets.lake.status import NOTHING_KNOWN
 from caption_assets.lake.store import Lake
 from caption_assets.resources import PipelineResource
 from caption_assets.sensors.alerts import ALERTS, build_alert_sensors
-from caption_assets.sensors.callbacks import CALLBACKS
+from caption_assets.sensors.telling import CALLBACKS
 from caption_assets_tests.assets.running import Pipeline, answer, write_config
-from caption_assets_tests.events.receiver import Receiver, receiving
+from caption_assets_tests.events.receiver import Receiver
 from caption_assets_tests.support import ScriptedEngine, lent
 
 SHARD = "demo-000000"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as running:
-        yield running
 
 
 class Watched:

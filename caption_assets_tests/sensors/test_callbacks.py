@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,12 @@ from jsonschema import Draft202012Validator
 
 from caption_assets.events.event import SCHEMA_FILE
 from caption_assets.resources import PipelineResource
-from caption_assets.sensors.callbacks import CALLBACKS, build_callback_sensors
+from caption_assets.sensors.telling import CALLBACKS, build_telling_sensors
 from caption_assets_tests.assets.running import PERSPECTIVES, Pipeline, answer, write_config
-from caption_assets_tests.events.receiver import Receiver, receiving
+from caption_assets_tests.events.receiver import Delivery, Receiver, Status
 from caption_assets_tests.support import ScriptedEngine, lent
 
 SHARDS = ["demo-000000", "demo-000001"]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as running:
-        yield running
 
 
 class Told:
@@ -39,7 +34,7 @@ class Told:
         config = write_config(
             home,
             {"demo": {"path": str(home / "demo"), "shard_size": 2, "settle_seconds": 0}},
-            callbacks=[receiver.callback()],
+            callbacks=[receiver.callback(timeout_seconds=20)],
             **sections,
         )
         self.pipeline = Pipeline.of(config, lent(ScriptedEngine(answer)))
@@ -107,6 +102,35 @@ def test_a_dataset_from_plan_to_completion(told: Told) -> None:
     schema = Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
     for delivery in receiver.requests:
         schema.validate(delivery.event)
+
+
+def test_a_dead_receiver_never_slows_captioning(told: Told) -> None:
+    """A tick hangs at the receiver; meanwhile a shard is captioned, by a run that asks nobody."""
+    told.pipeline.ingest()
+    asked, released = threading.Event(), threading.Event()
+
+    def hang(delivery: Delivery) -> Status:
+        asked.set()
+        released.wait(60)
+        return 204
+
+    told.receiver.answer = hang
+    with ThreadPoolExecutor(1) as pool:
+        tick = pool.submit(told.tick)
+        assert asked.wait(30)
+        assert told.pipeline.caption(SHARDS[0]).success
+        assert not tick.done()
+        released.set()
+        assert "1 delivered" in tick.result()
+    assert len(told.receiver.requests) == 1
+    told.tick()
+    assert told.receiver.types() == ["job.succeeded", "shard.media", "shard.captions", "job.succeeded"]
+
+
+def test_in_the_instance_that_comes_along_sensors_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parents[2] / "deploy" / "local" / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.get_sensor_settings()["use_threads"]
 
 
 def test_a_new_shard_completes_its_dataset_again_and_nothing_new_does_not(told: Told) -> None:
@@ -210,6 +234,6 @@ def test_runs_of_other_peoples_jobs_are_not_told(told: Told) -> None:
 
 
 def test_there_is_a_sensor_only_where_there_are_receivers(told: Told, tmp_path: Path) -> None:
-    assert [each.name for each in build_callback_sensors(told.pipeline.config)] == [CALLBACKS]
+    assert [each.name for each in build_telling_sensors(told.pipeline.config)] == [CALLBACKS]
     (tmp_path / "other").mkdir()
-    assert build_callback_sensors(write_config(tmp_path, {"demo": {"path": str(tmp_path / "demo")}})) == []
+    assert build_telling_sensors(write_config(tmp_path, {"demo": {"path": str(tmp_path / "demo")}})) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from caption_assets.sources import bucket
+from caption_assets.sources import stores
 from caption_assets.sources.ahead import Ahead, Room
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.bucket import BucketSource
@@ -78,7 +78,7 @@ def test_a_body_that_fails_has_no_size() -> None:
         started.result()
 
 
-@pytest.mark.parametrize("size", [IN_MEMORY - 1, 2 * IN_MEMORY + 1, bucket._PIECE + 1])
+@pytest.mark.parametrize("size", [IN_MEMORY - 1, 2 * IN_MEMORY + 1, stores._PIECE + 1])
 def test_of_a_store_it_comes_in_pieces(size: int, tmp_path: Path) -> None:
     data = os.urandom(size)
     (tmp_path / "a.tif").write_bytes(data)
