@@ -164,7 +164,8 @@ def owner(lake: Lake, shard: Shard) -> str | None:
         schema = lake.read_table(layout.plan_file(shard), ["shard"]).schema
     except FileNotFoundError:
         return None
-    return (schema.metadata or {}).get(CLAIM, b"").decode()
+    mark: bytes = (schema.metadata or {}).get(CLAIM, b"")
+    return mark.decode()
 
 
 def live(lake: Lake, shard: Shard) -> Shard:

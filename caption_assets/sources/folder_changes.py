@@ -18,7 +18,7 @@ from caption_assets.sources.folder import FolderSource
 
 _YOUNG = 2_000_000_000
 """Nanoseconds within which two changes may leave the same times."""
-_SMALL = 2_000
+_SMALL = 500
 """Pictures of a folder that are all looked at once it changed; of more, those with unknown names."""
 
 Stamp = tuple[int, int]

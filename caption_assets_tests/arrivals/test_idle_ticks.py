@@ -73,9 +73,9 @@ def test_a_backlog_has_more_time_than_a_round_without_news(stub: S3Stub, tmp_pat
 
 def test_what_comes_into_any_folder_is_found_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = quiet(home, monkeypatch)
-    for number in range(FOLDERS):
+    for number in range(2, FOLDERS):  # together less than a shard
         add(home, f"{number}/new.jpg", f"{number}/below/new/a.jpg")
-    assert ticks.tick().new_items == 2 * FOLDERS
+    assert ticks.tick().new_items == 2 * (FOLDERS - 2)
     assert ticks.tick().new_items == 0
     add(home, "5/below/new/b.jpg")
     assert ticks.tick().new_items == 1
@@ -146,8 +146,8 @@ def test_nothing_depends_on_what_is_kept_of_folders(home: Path, monkeypatch: pyt
     elif lost == "cache":
         shutil.rmtree(os.environ["CAPTION_ASSETS_CACHE"])
     else:
-        (file,) = Path(os.environ["CAPTION_ASSETS_CACHE"]).rglob("folders.json")
-        file.write_text(file.read_text()[:50])
+        for file in Path(os.environ["CAPTION_ASSETS_CACHE"]).rglob("folders.json"):
+            file.write_text(file.read_text()[:50])
     ticks.until_quiet()
     assert set(ticks.planned.values()) == {1}
     assert len(ticks.planned) == FOLDERS * 4 + 1
