@@ -8,9 +8,10 @@ import os
 import stat
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import compress, islice
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 _ESCAPED = "file://"
 _PAGE = 1000
 _PIECE = 1 << 20
+_LOOKED_AT = 10_000
+"""Files of a folder that are looked up together."""
 _BEHIND = "\U0010ffff"
 """A name behind all others."""
 _CHANGED = "the file has changed since it was planned; the new one is an item of its own"
@@ -74,6 +77,22 @@ class FolderSource:
                 items, looked, left_out = [], 0, self._left_out
         yield self._page(items, _BEHIND, left_out, last=True)
 
+    def look(self, folder: str, wanted: Callable[[Sequence[str]], Sequence[bool]]) -> tuple[list[str], Iterator[Page]]:
+        """What is in one folder: the names of the folders below, and pages of the pictures whose URIs are wanted.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        names, folders = _names(folder)
+        shown = iter([name for name in names if name not in folders])
+        chosen: list[str] = []
+        while some := list(islice(shown, _LOOKED_AT)):
+            paths = [
+                path for name in some if self.files.is_picture((path := os.path.join(folder, name))[self._start :])
+            ]
+            chosen += compress(paths, wanted([_uri(path) for path in paths]))
+        return sorted(folders) if self.recursive else [], self._pages_of(chosen, names)
+
     @property
     def keys(self) -> SortedKeys | None:
         """A folder is read as a whole, wherever one begins."""
@@ -121,11 +140,25 @@ class FolderSource:
                         yield from self._entries(path, after[1:] if name == first else ())
                 elif name != first:
                     yield path, self._item(path, names)
-            except FileNotFoundError:
-                continue  # deleted while we looked, or a link to nothing
             except OSError as error:
-                self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
-                _log.warning("%s: left out of the scan: %s", path, _reason(error))
+                self._leave_out(path, error)
+
+    def _pages_of(self, paths: Sequence[str], names: Sequence[str]) -> Iterator[Page]:
+        """Pages of these files, whose folder has these names."""
+        for start in range(0, len(paths) or 1, _PAGE):
+            items: list[Item] = []
+            left_out = self._left_out
+            for path in paths[start : start + _PAGE]:
+                try:
+                    items += filter(None, [self._item(path, names)])
+                except OSError as error:
+                    self._leave_out(path, error)
+            yield self._page(items, "", left_out, last=start + _PAGE >= len(paths))
+
+    def _leave_out(self, path: str, error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # deleted while we looked, or a link to nothing
+            self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
+            _log.warning("%s: left out of the scan: %s", path, _reason(error))
 
     def _item(self, path: str, names: Sequence[str]) -> Item | None:
         """The item of a file, whose folder has these names. Raises OSError."""
