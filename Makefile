@@ -1,5 +1,6 @@
 .PHONY: setup demo ui test test-slow lint clean
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 VENV := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
@@ -11,7 +12,7 @@ demo: setup
 
 ui: setup
 	@$(VENV)/python -m caption_assets.demo --prepare
-	@$(VENV)/dagster dev -w workspace.yaml
+	@$(VENV)/dagster dev -w workspace.yaml --log-level warning
 
 lint: setup
 	@$(VENV)/ruff check caption_assets caption_assets_tests
@@ -19,7 +20,7 @@ lint: setup
 	@$(VENV)/mypy
 
 test: lint
-	@$(VENV)/python -m pytest -m "not slow"
+	@$(VENV)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 
 test-slow: setup
 	@$(VENV)/python -m pytest -m slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 
 CAUSE = "caption_assets/cause"
+WHY = "caption_assets/why"
+"""What the tick that launched it saw, in words: with a tick the UI shows its runs' tags, but not what it logged."""
 DATASET = "caption_assets/dataset"
 """`tag_concurrency_limits` in dagster.yaml keeps a slot free for other datasets by this tag."""
 PICTURES = "caption_assets/pictures"

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass
@@ -43,6 +43,10 @@ class Cursor:
     """No new round before this time, in seconds since 1970."""
     listed: int = 0
     """Items that the last round saw."""
+    long: bool = False
+    """Whether the last round took more than the scan's share of an idle tick."""
+    look: str = ""
+    """Names what is kept of a folder's times; "": nothing."""
     ends: dict[str, str] = field(default_factory=dict)
     """By folder, the place behind which keys that sort by arrival are looked for."""
     source: str | None = None
@@ -60,10 +64,10 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
-        """Read a cursor. One of version 1 says what was handed over; of any other, nothing is taken."""
+        """Read a cursor. An older one says what was handed over; of what is none, nothing is taken."""
         try:
             value = json.loads(text or "")
-            if value["version"] == 1:
+            if value["version"] in range(1, VERSION):
                 return cls(int(value["handed_over"]))
             return cls._of(value) if value["version"] == VERSION else cls()
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -76,6 +80,8 @@ class Cursor:
             None,
             float(value["rest_until"]),
             int(value["listed"]),
+            bool(value["long"]),
+            str(value["look"]),
             {str(folder): str(end) for folder, end in value["ends"].items()},
             None if value["source"] is None else str(value["source"]),
             float(value["source_at"]),

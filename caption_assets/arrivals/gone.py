@@ -46,7 +46,7 @@ def left_of_round(lake: Lake, dataset: str, known: Known, seen: Seen, first: int
         marked: items that are marked as gone.
     """
     planned = len(known) - len(marked)
-    there = sum(int((known.find(ids) != ABSENT).sum()) for ids in seen.parts())
+    there = _count_known(known, seen, enough=-(-planned // SUSPICIOUS))
     if planned >= SUSPICIOUS and there * SUSPICIOUS < planned:
         some = f"{there:,}" if there else "none"
         return Left(refused=f"{some} of {planned:,} planned items is there: the place itself may be away")
@@ -91,6 +91,16 @@ def back_again(dataset: str, known: Known, keys: Keys) -> list[Departed]:
     numbers = known.find(identities(keys)).tolist()
     pairs = zip(keys, numbers, strict=True)
     return [Departed(Shard(dataset, number).key, uri, etag) for (uri, etag), number in pairs if number != ABSENT]
+
+
+def _count_known(known: Known, seen: Seen, enough: int) -> int:
+    """How many seen items are planned; once there are enough, no more are counted."""
+    count = 0
+    for ids in seen.parts():
+        count += int((known.find(ids) != ABSENT).sum())
+        if count >= enough:
+            break
+    return count
 
 
 def _back(dataset: str, known: Known, seen: Seen, marked: Keys) -> list[Departed]:

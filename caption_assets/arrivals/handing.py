@@ -5,7 +5,7 @@ from __future__ import annotations
 from caption_assets.arrivals.tick import Outcome
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.merges import read_ledger
+from caption_assets.lake.merges import standing_ledger
 from caption_assets.lake.store import Lake
 from caption_assets.sources.known import plans_from
 
@@ -24,7 +24,7 @@ def to_hand_over(lake: Lake, dataset: str, outcome: Outcome) -> list[Shard]:
         return []
     beyond = plans_from(lake, dataset, first)
     if beyond:
-        merging = read_ledger(lake, dataset).hidden  # after the plans: a merge is announced before it has one
+        merging = standing_ledger(lake, dataset).hidden  # after the plans: a merge is announced before it has one
         beyond = [shard for shard in beyond if shard not in merging]
     new = set(outcome.new_shards)
     if len(set(beyond) - new) <= _FEW:

@@ -1,4 +1,4 @@
-"""The scan of a source that is listed in pages: at its ends in every tick, and all of it, round by round."""
+"""The scan of a source that is listed in pages: where it grows in every tick, and all of it, round by round."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from caption_assets.arrivals.walking import walk
 from caption_assets.lake.store import Lake
 from caption_assets.sources.base import Item, ListsInPages, Page
 from caption_assets.sources.cache import cache_folder
+from caption_assets.sources.folder import FolderSource
+from caption_assets.sources.folder_changes import FolderChanges
 from caption_assets.sources.identities import Ids, identities
+from caption_assets.sources.known import Known
 
 SCAN_SECONDS = 5.0
-"""What the round may take of a tick."""
+"""What the round may take of a tick in which it finds something new, and of all ticks of a first round."""
+IDLE_SECONDS = 0.3
+"""When it stops in any other tick, counted from the tick's first request."""
 ENDS_SECONDS = 3.0
+"""What a look at the places that grow may take."""
+_GLANCE_SECONDS = 0.2
+"""What it may take of a tick in which it finds nothing in a folder."""
 _RANGES = 16
 _SMALL = 50_000
 """Items of a source that is listed in one piece: each piece costs a request that gives too much."""
-_REST = 10.0
-"""After a round without news the scan rests for so many times what it took, where that was more than a tick's share."""
-_LONGEST_REST = 900.0
+_REST_SECONDS = 900.0
+"""Rest of a source that tells what comes, after a round that took long and found nothing new."""
 _BEHIND = "\U0010ffff"
 
 Take = Callable[[Sequence[Item], Ids], int]
@@ -35,24 +42,30 @@ class Scan:
 
     Args:
         dataset: whose source it is.
-        first: the number of the next shard.
+        known: what is planned.
         cursor: where the scan stands; moved on.
         take: what becomes of the items.
         now: in seconds since 1970.
     """
 
     def __init__(
-        self, lake: Lake, dataset: str, source: ListsInPages, cursor: Cursor, first: int, take: Take, now: float
+        self, lake: Lake, dataset: str, source: ListsInPages, cursor: Cursor, known: Known, take: Take, now: float
     ) -> None:
         self._source, self._cursor, self._take, self._now = source, cursor, take, now
+        self._started = time.monotonic()
         self.resting = cursor.round is None and now < cursor.rest_until
         self._begins = cursor.round is None and not self.resting
-        self.round = cursor.round or Round(uuid.uuid4().hex, [("", "")], first)
+        self.round = cursor.round or Round(uuid.uuid4().hex, [("", "")], known.next)
         if self._begins:
             cursor.round = self.round
         self.seen = Seen(
             cache_folder("seen", lake, dataset), self.round.id, begins=cursor.round is None or self._begins
         )
+        self._changes: FolderChanges | None = None
+        if isinstance(source, FolderSource) and cursor.long:
+            cursor.look = cursor.look or uuid.uuid4().hex
+            file = cache_folder("folders", lake, dataset) / "folders.json"
+            self._changes = FolderChanges(source, known.has_uris, file, cursor.look)
 
     def note(self, items: Sequence[Item]) -> Ids:
         """Take note that items are there; gives their identities."""
@@ -76,16 +89,25 @@ class Scan:
             for folder, end in ends.items()
         }
 
-    def look_at_ends(self) -> None:
-        """List what stands at the end of folders, from some hundred keys before the last one on. Raises OSError."""
+    def look_where_it_grows(self) -> None:
+        """List the ends of a bucket's folders, or what changed in a folder. Raises OSError."""
+        self._look_at_ends()
+        if self._changes:
+            due = _Due(_GLANCE_SECONDS, ENDS_SECONDS)
+            for page in self._changes.pages(due):
+                due.news += self._take(page.items, self.note(page.items))
+                self.note(page.unsettled)
+
+    def _look_at_ends(self) -> None:
+        """List what stands at the end of folders, from some hundred keys before the last one on."""
         folders = list(self._cursor.ends.items())
         steps = [[start] for _, start in folders]
         ranges = [(start, f"{folder}{_BEHIND}" if folder else "") for folder, start in folders]
         keys = self._source.keys
         if keys is None:
             return
-        until = time.monotonic() + ENDS_SECONDS
-        for number, page in walk(keys.pages_at_end, ranges, until, side_by_side=True):
+        due = _Due(ENDS_SECONDS, ENDS_SECONDS)
+        for number, page in walk(keys.pages_at_end, ranges, due, side_by_side=True):
             if page is not None:
                 self._take(page.items, self.note(page.items))
                 steps[number].append(page.after)
@@ -95,39 +117,68 @@ class Scan:
 
     def go_on(self) -> bool:
         """List some more of everything; True at the end of a round. Raises OSError."""
-        started = time.monotonic()
+        is_first = self._cursor.listed == 0
+        spent = time.monotonic() - self._started
+        idle = SCAN_SECONDS if is_first else min(IDLE_SECONDS - spent, SCAN_SECONDS)
+        due = _Due(idle, SCAN_SECONDS)
         ranges = list(self.round.ranges)
         left: dict[int, tuple[str, str]] = dict(enumerate(ranges))
         side_by_side = self._source.keys is not None
-        for number, page in walk(self._source.pages, ranges, started + SCAN_SECONDS, side_by_side=side_by_side):
+        for number, page in walk(self._source.pages, ranges, due, side_by_side=side_by_side):
             if page is not None:
-                self._page(page)
+                due.news += self._page(page)
                 left[number] = page.after, ranges[number][1]
             if page is None or page.last:
                 left.pop(number, None)
         self.round.ranges = list(left.values())
-        self.round.seconds += time.monotonic() - started
+        self.round.seconds += due.elapsed
+        self.round.new += due.news
         self.round.whole = self.round.whole and self.seen.whole
         return not left
 
     def store(self) -> None:
-        """Keep what the round has seen, for the next tick."""
+        """Keep what the round has seen and how folders were, for the next tick."""
         if self._cursor.round is not None:
             self.seen.store()
+        if self._changes:
+            self._changes.store()
 
-    def end(self) -> None:
-        """The round is over, and told what it could."""
+    def end(self, *, is_told: bool) -> None:
+        """The round is over, and told what it could.
+
+        Args:
+            is_told: whether the source itself tells what comes.
+        """
         self._cursor.round = None
         self._cursor.listed = self.round.listed
-        if self.round.seconds > SCAN_SECONDS and not self.round.new:
-            self._cursor.rest_until = self._now + min(_REST * self.round.seconds, _LONGEST_REST)
+        self._cursor.long = self.round.seconds > IDLE_SECONDS
+        if is_told and self.round.seconds > SCAN_SECONDS and not self.round.new:
+            self._cursor.rest_until = self._now + _REST_SECONDS
 
     def give_up(self) -> None:
         """The round failed: the next tick begins another one."""
         self._cursor.round = None
 
-    def _page(self, page: Page) -> None:
-        self.round.new += self._take(page.items, self.note(page.items))
+    def _page(self, page: Page) -> int:
+        """Take a page; how many of its items are new."""
+        new = self._take(page.items, self.note(page.items))
         self.note(page.unsettled)
         self.round.listed += len(page.items)
         self.round.whole = self.round.whole and page.whole
+        return new
+
+
+class _Due:
+    """Whether a tick's share of something is used up: there is more time for who finds something new."""
+
+    def __init__(self, idle: float, busy: float) -> None:
+        self._idle, self._busy, self._started = idle, busy, time.monotonic()
+        self.news = 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._started
+
+    def __call__(self) -> bool:
+        return self.elapsed > (self._busy if self.news else self._idle)

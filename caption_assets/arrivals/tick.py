@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -20,6 +21,7 @@ from caption_assets.arrivals.waiting import read_waiting, wait_seconds, waited, 
 from caption_assets.config import BucketDataset, FolderDataset, PipelineConfig
 from caption_assets.lake.departures import Departed, departed, record
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.merges import give_up_taken
 from caption_assets.lake.store import Lake
 from caption_assets.sources.base import GivesOnce, Item, ListsInPages, Source
 from caption_assets.sources.known import Known
@@ -62,6 +64,7 @@ def tick(config: PipelineConfig, lake: Lake, dataset: str, cursor: Cursor, now: 
     known = Known(lake, dataset)
     if left := known.catch_up(CATCH_UP_SECONDS):
         return Outcome(cursor, known.next, notes=[f"{known.next:,} plans read, {left:,} to go"])
+    give_up_taken(lake, dataset)
     settings = config.datasets[dataset]
     source = open_source(config, dataset, settle=True)
     planner = Planner(lake, dataset, known, source, settings.shard_size)
@@ -112,55 +115,62 @@ class _Tick:
         self._cursor = outcome.cursor
         self._waiting = read_waiting(lake, dataset)
         self._noticed = {item.key: at for item, at in self._waiting}
-        self._scan = Scan(lake, dataset, source, self._cursor, known.next, planner.offer_known, now.timestamp())
+        self._scan = Scan(lake, dataset, source, self._cursor, known, planner.offer_known, now.timestamp())
 
     def run(self) -> None:
         """Do it."""
         self._planner.offer([item for item, _ in self._waiting])
         queue = self._queue()
-        told = self._receive(queue)
-        followed = ended = False
+        with ThreadPoolExecutor(1, thread_name_prefix="queue") as pool:  # an empty queue lets one wait
+            asked = pool.submit(queue.receive) if queue else None
+            ended = self._look()
+        told = self._told(asked) if asked else None
+        followed = told is not None and self._follow(told)
+        self._close(more=not ended and not self._scan.resting)
+        if queue and told and followed:
+            self._acknowledge(queue, told)
+        if ended:
+            self._end_round(is_told=told is not None)
+        self._scan.store()
+        self._outcome.notes += self._where_it_stands()
+
+    def _look(self) -> bool:
+        """Do this tick's share of the scan; True at the end of a round."""
         try:
             self._scan.begin()
-            self._follow(told)
-            followed = True
-            self._scan.look_at_ends()
-            ended = not self._scan.resting and self._scan.go_on()
+            self._scan.look_where_it_grows()
+            return not self._scan.resting and self._scan.go_on()
         except OSError as error:
             self._outcome.problem = error
             self._scan.give_up()
-        self._close(more=not ended and not self._scan.resting)
-        if queue and followed:
-            self._acknowledge(queue, told)
-        if ended:
-            self._end_round()
-        self._scan.store()
-        self._outcome.notes += self._where_it_stands()
+            return False
 
     def _queue(self) -> Queue | None:
         if isinstance(self._settings, BucketDataset) and self._settings.notifications:
             return Queue(self._settings.notifications.sqs, self._settings.options)
         return None
 
-    def _receive(self, queue: Queue | None) -> Received:
-        """What the queue tells; nothing where it cannot be reached, for there is the scan."""
-        if queue is None:
-            return Received()
+    def _told(self, asked: Future[Received]) -> Received | None:
+        """What the queue tells; None where it cannot be reached, for there is the scan."""
         try:
-            told = queue.receive()
+            told = asked.result()
         except OSError as error:
             self._warn(f"{error}; the scan goes on")
-            return Received()
+            return None
         if told.unclear:
             self._warn(f"{told.unclear} messages of the queue could not be understood")
         return told
 
-    def _follow(self, told: Received) -> None:
-        """Plan what the queue told of, and mark what is gone. Raises OSError."""
+    def _follow(self, told: Received) -> bool:
+        """Plan what the queue told of, and mark what is gone; False where it cannot be looked at."""
         if not told.changes or self._source.keys is None:
-            return
+            return True
         uris = [change.uri for change in told.changes]
-        found = self._source.keys.look(uris)
+        try:
+            found = self._source.keys.look(uris)
+        except OSError as error:
+            self._outcome.problem = error
+            return False
         items = [item for item in found if item is not None]
         self._planner.offer_known(items, self._scan.note(items))
         marked = departed(self._lake, self._dataset)
@@ -168,6 +178,7 @@ class _Tick:
         gone = left_by_uri(self._lake, self._known, away, marked)
         back = back_again(self._dataset, self._known, [item.key for item in items if item.key in marked])
         self._mark(gone, back)
+        return True
 
     def _close(self, *, more: bool) -> None:
         """Close a shard that has waited long enough, and write down what goes on waiting.
@@ -193,7 +204,7 @@ class _Tick:
     def _held(self) -> list[tuple[Item, datetime]]:
         return [(item, self._noticed.get(item.key, self._now)) for item in self._planner.held]
 
-    def _end_round(self) -> None:
+    def _end_round(self, *, is_told: bool) -> None:
         if self._scan.round.whole:
             marked = departed(self._lake, self._dataset)
             left = left_of_round(
@@ -202,7 +213,7 @@ class _Tick:
             self._mark(left.gone, left.back)
             if left.refused:
                 self._warn(f"nothing is marked as gone: {left.refused}")
-        self._scan.end()
+        self._scan.end(is_told=is_told)
 
     def _mark(self, gone: Sequence[Departed], back: Sequence[Departed]) -> None:
         if gone or back:

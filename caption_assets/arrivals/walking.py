@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -15,38 +14,37 @@ Range = tuple[str, str]
 """The place behind which to list, and the last one; "" is the beginning, and the end."""
 Lister = Callable[[str, str], Iterator[Page]]
 """Lists a range."""
+Due = Callable[[], bool]
 
 
-def walk(
-    lister: Lister, ranges: Sequence[Range], until: float, *, side_by_side: bool
-) -> Iterator[tuple[int, Page | None]]:
+def walk(lister: Lister, ranges: Sequence[Range], due: Due, *, side_by_side: bool) -> Iterator[tuple[int, Page | None]]:
     """The pages of ranges, each with the number of its range; None once a range has no more.
 
     Args:
-        until: by `time.monotonic()`, when to stop. At least one page is given.
+        due: whether to stop. At least one page is given.
         side_by_side: whether several are listed at once, ahead of who works on the pages.
 
     Raises:
         OSError: the source cannot be listed.
     """
     if not side_by_side:
-        yield from _one_after_the_other(lister, ranges, until)
+        yield from _one_after_the_other(lister, ranges, due)
     elif ranges:
         with ThreadPoolExecutor(min(_AT_ONCE, len(ranges)), thread_name_prefix="listing") as pool:
-            yield from _side_by_side(pool, lister, ranges, until)
+            yield from _side_by_side(pool, lister, ranges, due)
 
 
-def _one_after_the_other(lister: Lister, ranges: Sequence[Range], until: float) -> Iterator[tuple[int, Page | None]]:
+def _one_after_the_other(lister: Lister, ranges: Sequence[Range], due: Due) -> Iterator[tuple[int, Page | None]]:
     for number, (after, last) in enumerate(ranges):
         for page in lister(after, last):
             yield number, page
-            if time.monotonic() > until:
+            if due():
                 return
         yield number, None
 
 
 def _side_by_side(
-    pool: ThreadPoolExecutor, lister: Lister, ranges: Sequence[Range], until: float
+    pool: ThreadPoolExecutor, lister: Lister, ranges: Sequence[Range], due: Due
 ) -> Iterator[tuple[int, Page | None]]:
     waiting = list(enumerate(ranges))
     under_way: dict[Future[Page | None], tuple[int, Iterator[Page]]] = {}
@@ -65,7 +63,7 @@ def _side_by_side(
         for done in wait(under_way, return_when=FIRST_COMPLETED).done:
             number, pages = under_way.pop(done)
             page = done.result()
-            if time.monotonic() > until:
+            if due():
                 pass  # what is under way is still worked on: it has cost its time
             elif page is None:
                 begin()

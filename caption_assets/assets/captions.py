@@ -21,7 +21,7 @@ from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.run import CaptionRun
 from caption_assets.captioning.scheduler import BreakerTripped
 from caption_assets.captioning.work import MediaMissing
-from caption_assets.config import OpenAIEngine, PipelineConfig
+from caption_assets.config import ConfigError, OpenAIEngine, PipelineConfig
 from caption_assets.engine.protocol import EngineFailure
 from caption_assets.k8s_tags import gpu_op_tags
 from caption_assets.lake import layout, tables
@@ -144,7 +144,7 @@ def _drive(
             for look in report.looks.values():
                 yield _materialization(context.instance, lake, look)
                 _log_check(context, look)
-    except (BreakerTripped, MediaMissing, LakeFull) as error:
+    except (BreakerTripped, ConfigError, MediaMissing, LakeFull) as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     except EngineFailure as error:
         raise dg.Failure(str(error), allow_retries=error.retryable) from None

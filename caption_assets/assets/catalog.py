@@ -20,7 +20,7 @@ def build_catalog_asset(loaded: Loaded) -> dg.AssetsDefinition:
         deps=[dg.AssetDep(caption_key(name), partition_mapping=dg.AllPartitionMapping()) for name in loaded.bound],
         group_name="exports",
         kinds={"duckdb"},
-        description="catalog.duckdb: views over the lake. Every run refreshes it; materialize it only to repair.",
+        description="catalog.duckdb: views over the lake. Runs refresh it; materialized, it also tells how far all is.",
     )
     def catalog(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
         settings, lake = pipeline.config(), pipeline.lake()

@@ -209,7 +209,8 @@ class _Ladder:
     def unusable(self, error: InvalidOutput, reply: EngineReply) -> bool:
         """Climb after a reply that is no caption; False: this is the end."""
         self.attempts += 1
-        truncated = reply.finish_reason == "length" and error.kind in {"not_json", "schema"}
+        cut = {"not_json", "schema"} | ({"empty"} if not reply.text else set())  # all went into what is not shown
+        truncated = reply.finish_reason == "length" and error.kind in cut
         kind: CaptionFailureKind = "truncated" if truncated else error.kind
         message = f"{error.message}; the reply begins: {reply.text[:_EXCERPT]!r}"
         self.failure = AskFailure(kind, message, attempts=self.attempts)

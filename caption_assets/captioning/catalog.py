@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 import duckdb
 
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
 from caption_assets.captioning.forms import changes_since
 from caption_assets.config import PipelineConfig
+from caption_assets.counts import views as counts
 from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 from caption_assets.lake.store import Lake
@@ -37,6 +39,31 @@ def open_views(
     """
     lake = Lake(config.lake)
     return connect(lake, _wanted(lake, bound or bind_perspectives(config)), known, _retained(config))
+
+
+def open_counts(
+    config: PipelineConfig,
+    bound: Bound | None = None,
+    known: KnownRuns = NOTHING_KNOWN,
+    *,
+    seconds: float = inf,
+    tell: counts.Tell = counts.UNTOLD,
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views `shards`, `status`, `workers`, and those that count.
+
+    It costs a listing of the lake, and the reading of what changed since the last time on this machine.
+
+    Args:
+        bound, known: as for `open_views`.
+        seconds: after so long, counting ends.
+        tell: called with how many shards are counted, of how many that are to be.
+
+    Raises:
+        StillCounting: more is to be counted than that.
+    """
+    lake = Lake(config.lake)
+    wanted = _wanted(lake, bound or bind_perspectives(config))
+    return counts.connect(lake, wanted, known, _retained(config), seconds, tell)
 
 
 def _wanted(lake: Lake, bound: Bound) -> dict[str, Wanted]:

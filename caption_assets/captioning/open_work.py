@@ -1,5 +1,5 @@
 """What of the lake is open: rows that are missing or stale, failures worth another try, shards left unfinished; and
-what was done today. All of it is asked of the catalog's views."""
+what was done today. All of it is asked of the views that count."""
 
 from __future__ import annotations
 
@@ -56,35 +56,25 @@ class Done:
 
 _MISSING = """
 WITH mine AS (  -- of the present forms
-    SELECT c.shard, c.perspective, count(*) AS present
-    FROM caption_rows c JOIN perspectives p ON p.perspective = c.perspective AND p.fingerprint = c.fingerprint
+    SELECT c.shard, c.perspective, sum(c.n) AS present
+    FROM rows.caption_counts c JOIN perspectives p ON p.perspective = c.perspective AND p.fingerprint = c.fingerprint
     GROUP BY ALL
-), touched AS (SELECT DISTINCT shard FROM caption_rows),
-young AS (SELECT shard FROM media GROUP BY shard HAVING max(created_at) >= $before)
-SELECT s.shard, s.perspective, count(*) FILTER (reason = 'missing') AS missing,
-       count(*) FILTER (reason IN ('stale', 'inputs_changed')) AS stale,
+), touched AS (SELECT DISTINCT shard FROM rows.caption_counts),
+young AS (SELECT shard FROM rows.media_counts WHERE made_at >= $before)
+SELECT s.shard, s.perspective, coalesce(sum(n) FILTER (reason = 'missing'), 0)::BIGINT AS missing,
+       coalesce(sum(n) FILTER (reason IN ('stale', 'inputs_changed')), 0)::BIGINT AS stale,
        string_agg(DISTINCT why, '; ' ORDER BY why) FILTER (reason IN ('stale', 'inputs_changed')) AS why,
-       sum(seconds) AS seconds, sum(cost) AS cost,
-       coalesce(any_value(present), 0) AS present,
+       sum(n * seconds) AS seconds, sum(n * cost) AS cost,
+       coalesce(any_value(present), 0)::BIGINT AS present,
        any_value(touched.shard) IS NULL AND any_value(young.shard) IS NULL AS abandoned
-FROM stale s LEFT JOIN mine ON mine.shard = s.shard AND mine.perspective = s.perspective
+FROM rows.open_counts s LEFT JOIN mine ON mine.shard = s.shard AND mine.perspective = s.perspective
 LEFT JOIN touched ON touched.shard = s.shard LEFT JOIN young ON young.shard = s.shard
 WHERE reason <> 'failed' GROUP BY ALL
 """
 
-# A failure for want of an input is worth another try once all inputs are there.
 _FAILED = """
-WITH ready AS (
-    SELECT w.perspective, c.shard, c.media_id
-    FROM perspectives w JOIN perspectives i ON list_contains(w.inputs, i.perspective)
-    JOIN caption_rows c ON c.perspective = i.perspective AND c.fingerprint = i.fingerprint
-    WHERE w.enabled GROUP BY ALL HAVING count(*) = any_value(len(w.inputs))
-)
-SELECT f.shard, f.stage, f.kind, f.attempts, f.retryable, count(*) AS pictures, max(f.created_at) AS at
-FROM failures f LEFT JOIN ready r ON r.perspective = f.stage AND r.shard = f.shard AND r.media_id = f.media_id
-WHERE (f.stage = 'media' OR f.stage IN (SELECT perspective FROM perspectives WHERE enabled))
-  AND (f.kind <> 'input_missing' OR r.media_id IS NOT NULL)
-GROUP BY ALL
+SELECT shard, stage, kind, attempts, retryable, n, latest FROM rows.retry_counts
+WHERE stage = 'media' OR stage IN (SELECT perspective FROM perspectives WHERE enabled)
 """
 
 _WITHOUT_MEDIA = """
@@ -100,14 +90,10 @@ WITH told AS (
     FROM runs WHERE cause = $cause AND ended_at >= $since GROUP BY ALL
 ), prices AS (
     SELECT perspective, sum(cost) / sum(done) AS cost FROM runs WHERE cost IS NOT NULL AND done > 0 GROUP BY ALL
-), rows_ AS (
-    SELECT run_id, shard, perspective FROM caption_rows WHERE created_at >= $since AND reused_from IS NULL
-    UNION ALL
-    SELECT run_id, shard, stage FROM failures WHERE created_at >= $since AND stage <> 'media'
 ), untold AS (
-    SELECT run_id, shard, perspective, count(*) AS pictures
-    FROM rows_ ANTI JOIN told USING (run_id, shard, perspective)
-    WHERE list_contains($runs, run_id) GROUP BY ALL
+    SELECT run_id, shard, perspective, sum(n) AS pictures
+    FROM rows.made_counts ANTI JOIN told USING (run_id, shard, perspective)
+    WHERE list_contains($runs, run_id) AND day >= ($since AT TIME ZONE 'UTC')::DATE GROUP BY ALL
 )
 SELECT run_id, shard, perspective, pictures, cost FROM told
 UNION ALL
@@ -124,6 +110,7 @@ def find_open(
     no caption at all; and a perspective that has rows of a shard, but not all.
 
     Args:
+        views: those of kept counts.
         before: a shard that was planned, or whose media were made, since then may be in somebody's hands.
     """
     found: dict[str, OpenShard] = {}
@@ -158,6 +145,7 @@ def find_done(views: duckdb.DuckDBPyConnection, cause: str, since: datetime, run
 
     Args:
         cause: as the `runs` table has it.
+        since: a midnight in UTC, today's or yesterday's.
         runs: of these, the rows of shards that they have not finished count as well.
     """
     rows = views.execute(_DONE, {"cause": cause, "since": since, "runs": list(runs)}).fetchall()

@@ -15,7 +15,7 @@ from caption_assets.engine.device import device_name
 from caption_assets.engine.loading import api_key
 from caption_assets.engine.models import model_revision
 from caption_assets.engine.openai_check import look_at_servers
-from caption_assets.engine.vllm_args import check_args
+from caption_assets.engine.vllm_check import check_args
 from caption_assets.events.webhooks import Keys
 from caption_assets.kafka.client import Cluster, KafkaAway, absent_topics
 from caption_assets.lake.store import Lake

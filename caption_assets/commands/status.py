@@ -23,6 +23,7 @@ from caption_assets.status.reading import Status, read_status
 if TYPE_CHECKING:
     import dagster as dg
 
+_PROGRESS_SECONDS = 5.0
 _BUSY_SHARE = 0.25
 """Of the time, what --watch may spend on reading a lake that is slow to read."""
 
@@ -64,7 +65,8 @@ class _Reader:
 
     def read(self) -> Status:
         """The status now."""
-        return read_status(self._config, self._known(self._config), shards=self._shards)
+        known = self._known(self._config)
+        return read_status(self._config, known, shards=self._shards, tell=_Progress().tell)
 
     def often(self, every: float) -> Iterator[Status]:
         """The status every so many seconds; less often where it takes long to read."""
@@ -84,6 +86,19 @@ class _Reader:
         except Exception as error:  # a database that is away says nothing about the lake
             print(f"warning: Dagster's instance cannot be asked: {error}", file=sys.stderr)
             return NOTHING_KNOWN
+
+
+class _Progress:
+    """Says how far counting is, where it takes long: what was counted once is not counted again on this machine."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def tell(self, counted: int, total: int) -> None:
+        """A line every few seconds."""
+        if time.monotonic() - self._told >= _PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            print(f"counting what is new: {counted:,} of {total:,} shards", file=sys.stderr, flush=True)
 
 
 def _instance() -> dg.DagsterInstance | None:

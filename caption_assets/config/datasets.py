@@ -162,6 +162,11 @@ class Web(FetchesAhead):
         return [each.lower() for each in value]  # so are both where they are looked up
 
 
+NAMES = ("path", "url", "file_name", "filename", "urls")
+"""Keys by which lines name pictures: in lists of one's own, in the hub's folders (`file_name`), in uploads to the Open
+Model Initiative (`filename`), and in what it publishes (`urls`)."""
+
+
 class JsonlDataset(AnyDataset):
     """Pictures named by the lines of a JSON Lines file, `.gz` too; whatever else a line says becomes source columns."""
 
@@ -170,8 +175,8 @@ class JsonlDataset(AnyDataset):
     """The file, or a URL that fsspec knows."""
     root: Place | None = None
     """The folder or URL that the lines' paths are relative to, and may not leave; default: the file's folder."""
-    columns: list[str] = Field(default=["path", "url", "file_name"], min_length=1)
-    """Keys of a line of which the first that is there names the picture."""
+    columns: list[str] = Field(default=[*NAMES], min_length=1)
+    """Keys of a line of which the first that is there names the picture: by a text, or the first of a list of texts."""
     web: Web = Web()
     options: dict[str, Any] = {}
     """Passed to the filesystem of a URL."""
@@ -204,7 +209,8 @@ class WebDatasetDataset(AnyDataset, FetchesAhead):
 
 
 class HuggingFaceDataset(AnyDataset):
-    """Pictures in a column of a dataset of the Hugging Face hub, of a folder `save_to_disk` wrote, or of Parquet."""
+    """Pictures in a column of a dataset of the Hugging Face hub, of a copy of one, of a folder `save_to_disk` wrote, or
+    of Parquet."""
 
     kind: Literal["huggingface"]
     path: str = Field(min_length=1)

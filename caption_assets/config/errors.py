@@ -109,16 +109,24 @@ def _complaint(detail: ErrorDetails, document: Mapping[str, Any], model: type[Ba
         return f"names must be text; put {_shown(detail['input'])} in quotes"
     if kind == "invalid_key":
         return "names must be text; put it in quotes"
-    message = detail["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return message
-    if kind == "literal_error":
-        message = f"must be one of {detail['ctx']['expected'].replace(' or ', ', ')}"
-    message = _REMEDIES.get(kind, message.replace("Input should", "must"))
     if kind in {"missing", "too_short", "string_too_short"} or _secret(location):
-        return message
-    what, separator, remedy = message.partition("; ")
+        return _message(detail)
+    return worded(detail)
+
+
+def worded(detail: ErrorDetails) -> str:
+    """What pydantic complains of, in this module's words, with what was found."""
+    if detail["type"] == "value_error":
+        return _message(detail)
+    what, separator, remedy = _message(detail).partition("; ")
     return f"{what}, not {_shown(detail['input'])}{separator}{remedy}"
+
+
+def _message(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "literal_error":
+        message = f"must be one of {detail['ctx']['expected'].replace(' or ', ', ')}"
+    return _REMEDIES.get(detail["type"], message.replace("Input should", "must"))
 
 
 def _known_keys(

@@ -48,8 +48,8 @@ class Media(Strict):
     max_file_mb: float = Field(default=500.0, gt=0)
     """A bigger file is a failure `too_large`, before it is read."""
     max_decode_mb: float = Field(default=400.0, gt=0)
-    """A picture whose file and decoding take more memory than this is a failure `too_large`, before they take it; all
-    that are decoded at once stay within it, too."""
+    """A picture whose decoding, and its file unless it is decoded from disk, take more memory than this is a failure
+    `too_large`, before they take it; all that are worked on at once stay within it, too."""
     quality: int = Field(default=90, ge=1, le=100)
     gps: bool = False
     """Whether the lake may hold where a picture was taken: columns, and what EXIF and XMP say of it."""

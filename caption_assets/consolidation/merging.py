@@ -21,7 +21,7 @@ from caption_assets.consolidation.choosing import stored_as
 from caption_assets.lake import layout
 from caption_assets.lake.erasing import caption_files
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.merges import Merge, abandon, begin, finish, read_ledger
+from caption_assets.lake.merges import CLAIM, Merge, abandon, begin, finish, owner, read_ledger
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.lake.tombstones import read_tombstones
 from caption_assets.media import generations
@@ -32,8 +32,6 @@ from caption_assets.media.stored import Row, commit, read_failures, read_whole_i
 from caption_assets.sources.known import plans_from
 
 _TRIES = 5
-_CLAIM = b"caption_assets.merge"
-"""Metadata of a successor's plan: whose it is."""
 
 
 class Disturbed(Exception):
@@ -119,13 +117,13 @@ def _next(lake: Lake, dataset: str, hidden: Collection[Shard]) -> Shard:
 
 def _claim(lake: Lake, merge: Merge) -> bool:
     """Whether the successor's plan is this merge's: put in place now, or by a run that died."""
-    path, mark = layout.plan_file(merge.successor), merge.merge_id.encode()
+    path = layout.plan_file(merge.successor)
     if not lake.exists(path):
         plans = [lake.read_table(layout.plan_file(part)).replace_schema_metadata(None) for part in merge.parts]
         plan = with_shard(pa.concat_tables(plans, promote_options="default"), merge.successor)
-        if lake.create(path, table_bytes(plan.replace_schema_metadata({_CLAIM: mark}))):
+        if lake.create(path, table_bytes(plan.replace_schema_metadata({CLAIM: merge.merge_id.encode()}))):
             return True
-    return (lake.read_table(path, ["shard"]).schema.metadata or {}).get(_CLAIM) == mark
+    return owner(lake, merge.successor) == merge.merge_id
 
 
 def _copy_media(lake: Lake, merge: Merge, run_id: str) -> int | None:

@@ -50,6 +50,8 @@ def main() -> None:
     home = prepare_instance()
     prepare_pictures(config.dataset_path(DATASET), options.scenes)
     if options.prepare:
+        _out.print("Dagster's UI comes up on http://localhost:3000 in some seconds; Ctrl-C ends it.", markup=False)
+        _out.print(f"Pictures dropped into {config.dataset_path(DATASET)} are captioned by themselves.", soft_wrap=True)
         return
     if is_finished(config):
         _out.print("Everything is captioned already; nothing to do.", style="green")

@@ -8,7 +8,7 @@ from typing import Final, Self
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from caption_assets.demo.train import Settings
+from caption_assets.demo.settings import Settings
 
 LINE_STEPS: Final = 50
 _SMOOTHING: Final = 0.97

@@ -14,8 +14,8 @@ from caption_assets.demo.export import export, load_weights
 from caption_assets.demo.network import DemoNetwork, NetworkConfig
 from caption_assets.demo.optimizer import Muon
 from caption_assets.demo.progress import Progress
+from caption_assets.demo.settings import Settings
 from caption_assets.demo.tokenizer import load_tokenizer, train_tokenizer
-from caption_assets.demo.train import Settings
 
 WARM_UP_STEPS: Final = 100
 CONSTANT_SHARE: Final = 0.5

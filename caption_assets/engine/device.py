@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from caption_assets.engine.parallelism import Gpus
+
 
 def has_gpu() -> bool:
     """Whether CUDA devices are visible, without importing torch."""
@@ -22,6 +24,21 @@ def has_gpu() -> bool:
     if visible is not None and visible.strip() in {"", "-1"}:
         return False
     return Path("/proc/driver/nvidia/version").exists() and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def visible_gpus() -> Gpus:
+    """The GPUs that this process may use. Imports vLLM where there are any."""
+    if not has_gpu():
+        return Gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = visible.split(",") if visible is not None else list(map(str, Path("/dev").glob("nvidia[0-9]*")))
+    from vllm.platforms import current_platform
+
+    try:
+        memory = int(current_platform.get_device_total_memory())
+    except (NotImplementedError, RuntimeError):  # a platform that does not tell
+        return Gpus(len(named))
+    return Gpus(len(named), memory)
 
 
 def cpu_dtype() -> str:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from caption_assets.config import OpenAIEngine, PipelineConfig, VllmEngine
-from caption_assets.engine.device import device_lock, device_name, has_gpu
-from caption_assets.engine.models import model_source
+from caption_assets.engine.device import device_lock, device_name, visible_gpus
 from caption_assets.engine.protocol import Engine
-from caption_assets.engine.vllm_args import CHAT_ARGS, engine_args, prepare_environment
+from caption_assets.engine.vllm_args import CHAT_ARGS, engine_args, runs_apart
+from caption_assets.engine.vllm_check import check_args
 
 
 @contextmanager
@@ -22,14 +22,14 @@ def open_engine(config: PipelineConfig, name: str, waiting: Callable[[], None] =
 
     Raises:
         EngineFailure: the model cannot be loaded.
-        ConfigError: the environment variable of an API key is not set.
+        ConfigError: vLLM does not take an argument; the environment variable of an API key is not set.
     """
     section = config.engines[name]
     if isinstance(section, OpenAIEngine):
         with _open_servers(config, name, section) as engine:
             yield engine
     else:
-        with _open_vllm(config, section, waiting) as engine:
+        with _open_vllm(config, name, section, waiting) as engine:
             yield engine
 
 
@@ -50,15 +50,14 @@ def api_key(config: PipelineConfig, name: str, section: OpenAIEngine) -> str | N
 
 
 @contextmanager
-def _open_vllm(config: PipelineConfig, section: VllmEngine, waiting: Callable[[], None]) -> Iterator[Engine]:
-    gpu = has_gpu()
-    prepare_environment(model_source(config, section))
-    arguments = engine_args(config, section, gpu=gpu)
+def _open_vllm(config: PipelineConfig, name: str, section: VllmEngine, waiting: Callable[[], None]) -> Iterator[Engine]:
+    check_args(config, name, section)
+    gpus = visible_gpus()
+    arguments = engine_args(config, section, gpus)
     chat = {key: value for key, value in section.args.items() if key in CHAT_ARGS}
-    asynchronous = section.mode == "async" or (section.mode == "auto" and gpu)
     with device_lock(device_name(), waiting):
         engine: Engine
-        if asynchronous:
+        if runs_apart(section, gpus):
             from caption_assets.engine.vllm_async import AsyncEngine
 
             engine = AsyncEngine(arguments, chat)

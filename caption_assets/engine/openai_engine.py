@@ -156,7 +156,9 @@ class OpenAIServers:
                 reply = await self._attempt(server, request, picture.part(how) if picture else b"", used)
                 home.heard(server)
                 server.named += how == "name"
-                return reply
+                if not (better := self._unheeded(server, request, used, reply)):
+                    return reply
+                form = server.first_form = better
             except ServerFailure as error:
                 if how == "named" or error.remedy != "later":
                     surprising = home.forget(server)
@@ -208,7 +210,7 @@ class OpenAIServers:
             self._tokens.settle(estimate, spent)
         self._answered += 1
         self._pool.succeeded(server, self._loop.time() - started)
-        self._remember(server, request, form, spent)
+        self._remember(server, request, form, spent, reply)
         return reply
 
     async def _post(self, server: Server, body: bytes) -> EngineReply:
@@ -253,9 +255,11 @@ class OpenAIServers:
             self._failed += 1
             self._pool.failed(server, message, at_once=False)
 
-    def _remember(self, server: Server, request: EngineRequest, form: Format, tokens: float) -> None:
+    def _remember(
+        self, server: Server, request: EngineRequest, form: Format, tokens: float, reply: EngineReply
+    ) -> None:
         self._mean_tokens += 0.1 * (tokens - self._mean_tokens) if self._mean_tokens else tokens
-        if request.json_schema is not None:
+        if request.json_schema is not None and _holds_json(reply):
             if server.form is None or FORMATS.index(form) < FORMATS.index(server.form):
                 server.form = form
             elif form != server.form:  # a schema of its own kind
@@ -265,7 +269,16 @@ class OpenAIServers:
         """How this server is told a schema."""
         if self._section.structured != "auto":
             return self._section.structured
-        return server.schema_forms.get(id(request.json_schema)) or server.form or FORMATS[0]
+        return server.schema_forms.get(id(request.json_schema)) or server.form or server.first_form
+
+    def _unheeded(self, server: Server, request: EngineRequest, used: Format, reply: EngineReply) -> Format | None:
+        """What to try when a server has answered as if it had not been told a schema; None: nothing, or it has shown
+        that it takes the format. Many take no notice of fields that they do not know."""
+        if request.json_schema is None or self._section.structured != "auto" or used == FORMATS[-1]:
+            return None
+        if server.form == used or reply.finish_reason == "length" or _holds_json(reply):
+            return None
+        return FORMATS[FORMATS.index(used) + 1]
 
     def _next_form(self, server: Server, request: EngineRequest, used: Format, error: ServerFailure) -> Format | None:
         """What to try when a server refuses a request for what may be its format; None: that is not the reason."""
@@ -300,6 +313,11 @@ class OpenAIServers:
 
     def _redact(self, message: str) -> str:
         return message.replace(self._key, "[the key]") if self._key else message
+
+
+def _holds_json(reply: EngineReply) -> bool:
+    """Whether there may be a JSON object in it."""
+    return "{" in reply.text
 
 
 def authorization(api_key: str | None) -> dict[str, str]:

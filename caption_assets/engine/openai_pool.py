@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from caption_assets.engine.openai_limits import AdaptiveLimit
-from caption_assets.engine.openai_payload import Format, Limit
+from caption_assets.engine.openai_payload import FORMATS, Format, Limit
 from caption_assets.engine.protocol import EngineFailure
 
 _STRIKES = 3
@@ -40,6 +40,8 @@ class Server:
         self.probe_at = 0.0
         self.form: Format | None = None
         """How it takes schemas, once an answer has shown it."""
+        self.first_form: Format = FORMATS[0]
+        """What to try as long as none has."""
         self.schema_forms: dict[int, Format] = {}
         """The same for schemas that it did not take that way, by id."""
         self.echoes_id = self.echoes_model = False

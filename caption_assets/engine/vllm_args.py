@@ -1,17 +1,17 @@
-"""vLLM's engine arguments: our defaults for CPU and GPU, the pipeline file's on top, checked before a model loads."""
+"""vLLM's engine arguments: our defaults for a CPU, a GPU and many, and the pipeline file's on top."""
 
 from __future__ import annotations
 
 import ctypes
-import difflib
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from caption_assets.config import TINY_MODEL, ConfigError, PipelineConfig, VllmEngine
+from caption_assets.config import TINY_MODEL, PipelineConfig, VllmEngine
 from caption_assets.engine.device import cpu_dtype
 from caption_assets.engine.models import model_source
+from caption_assets.engine.parallelism import Gpus, spread, weight_bytes
 
 _COMMON: dict[str, Any] = {
     "limit_mm_per_prompt": {"image": 1},
@@ -35,40 +35,32 @@ TINY_ARGS: dict[str, Any] = {
 }
 _GPU: dict[str, Any] = {"gpu_memory_utilization": 0.92, "max_num_seqs": 256, "max_num_batched_tokens": 16384}
 
-OWN_ARGS = frozenset({"model", "revision"})
 CHAT_ARGS = frozenset({"chat_template", "chat_template_kwargs"})
 """Given among the engine's arguments, used when messages are rendered."""
 
 
-def engine_args(config: PipelineConfig, engine: VllmEngine, *, gpu: bool) -> dict[str, Any]:
-    """All arguments for vLLM's `EngineArgs`, chat arguments left out.
+def engine_args(config: PipelineConfig, engine: VllmEngine, gpus: Gpus) -> dict[str, Any]:
+    """All arguments for vLLM's `EngineArgs` on such GPUs, or on a CPU where there are none; chat arguments left out.
 
     On a CPU without a dtype of the pipeline file's this imports torch: the environment has to be prepared before. Which
     one the CPU is given is no part of a fingerprint, as batch sizes are not.
     """
-    arguments = _COMMON | (_GPU if gpu else _CPU)
-    if not gpu and "dtype" not in engine.args:
+    source = model_source(config, engine)
+    arguments = _COMMON | (_GPU if gpus.count else _CPU)
+    if not gpus.count and "dtype" not in engine.args:
         arguments |= {"dtype": cpu_dtype()}
     if engine.model == TINY_MODEL:
-        arguments |= TINY_ARGS if not gpu else {"max_model_len": 1024}
+        arguments |= {"max_model_len": 1024} if gpus.count else TINY_ARGS
+    arguments |= spread(
+        gpus, weight_bytes(source, engine.revision, engine.args), engine.args, copies=runs_apart(engine, gpus)
+    )
     chosen = {name: value for name, value in engine.args.items() if name not in CHAT_ARGS}
-    return arguments | chosen | {"model": model_source(config, engine), "revision": engine.revision}
+    return arguments | chosen | {"model": source, "revision": engine.revision}
 
 
-def check_args(config: PipelineConfig, name: str, engine: VllmEngine) -> None:
-    """Raise ConfigError for an argument that vLLM does not have. Imports vLLM (seconds)."""
-    prepare_environment(model_source(config, engine))
-    from vllm import EngineArgs
-
-    known = set(EngineArgs.__dataclass_fields__) | CHAT_ARGS
-    for argument in engine.args:
-        field = f"{config.file}: engines.{name}.args.{argument}"
-        if argument in OWN_ARGS:
-            raise ConfigError(f"{field}: set it beside args, as engines.{name}.{argument}")
-        if argument not in known:
-            close = difflib.get_close_matches(argument, sorted(known), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "; see the fields of vLLM's EngineArgs"
-            raise ConfigError(f"{field}: vLLM has no such engine argument{hint}")
+def runs_apart(engine: VllmEngine, gpus: Gpus) -> bool:
+    """Whether the model runs in processes of its own."""
+    return engine.mode == "async" or (engine.mode == "auto" and gpus.count > 0)
 
 
 def prepare_environment(source: str) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from typing import Any
 
 from caption_assets.engine import orphans, rendering
+from caption_assets.engine.copies import Copies
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
-from caption_assets.engine.vllm_in_process import rejection
+from caption_assets.engine.vllm_in_process import load_failure, rejection
+
+_END_SECONDS = 1.0
+"""What a process of the engine has before it is killed; vLLM gives it five."""
 
 
 class AsyncEngine:
@@ -32,11 +37,11 @@ class AsyncEngine:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
             orphans.unbind_engines()
-            raise EngineFailure(
-                "engine", f"the model could not be loaded: {error}", retryable=True, fatal=True
-            ) from error
+            raise load_failure(error) from error
         self.load_seconds = time.perf_counter() - started
-        self.max_in_flight = 2 * int(arguments.get("max_num_seqs", 256))
+        copies = int(arguments.get("data_parallel_size", 1))
+        self._copies = Copies(copies)
+        self.max_in_flight = 2 * copies * int(arguments.get("max_num_seqs", 256))
         self._params = ChatParams(
             chat_template=chat.get("chat_template"),
             chat_template_kwargs={
@@ -48,11 +53,17 @@ class AsyncEngine:
 
     async def generate(self, request: EngineRequest) -> EngineReply:
         """Answer a request; cancelling the caller aborts it in the engine."""
+        with self._copies.place(request.image_id) as copy:
+            return await self._generate(request, copy)
+
+    async def _generate(self, request: EngineRequest, copy: int | None) -> EngineReply:
         try:
             _, (prompt,) = await self._engine.renderer.render_chat_async([rendering.messages(request)], self._params)
             params = rendering.sampling_params(request)
             final: Any = None
-            async for output in self._engine.generate(prompt, params, request.request_id, priority=request.priority):
+            async for output in self._engine.generate(
+                prompt, params, request.request_id, priority=request.priority, data_parallel_rank=copy
+            ):
                 final = output
         except self._dead as error:
             raise EngineFailure("engine", f"the engine died: {error}", retryable=True, fatal=True, died=True) from error
@@ -65,6 +76,7 @@ class AsyncEngine:
         return rendering.reply(final)
 
     def close(self) -> None:
-        """Stop the engine's process."""
-        self._engine.shutdown()
+        """Stop the engine's processes: at once, for nobody waits for what they still do."""
+        bounded = "timeout" in inspect.signature(self._engine.shutdown).parameters  # not in every release
+        self._engine.shutdown(**({"timeout": _END_SECONDS} if bounded else {}))
         orphans.unbind_engines()

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from caption_assets.engine import rendering
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 
@@ -64,9 +66,7 @@ class InProcessEngine:
         self._thread.start()
         error = self._ready.get(timeout=_START_TIMEOUT_SECONDS)
         if error is not None:
-            raise EngineFailure(
-                "engine", f"the model could not be loaded: {error}", retryable=True, fatal=True
-            ) from error
+            raise load_failure(error) from error
         self.load_seconds = time.perf_counter() - started
         self.max_in_flight = 2 * int(arguments.get("max_num_seqs", 64))
 
@@ -177,6 +177,13 @@ def _outcome(output: Any) -> EngineReply | EngineFailure:
         return rendering.reply(output)
     except EngineFailure as failure:
         return failure
+
+
+def load_failure(error: BaseException) -> EngineFailure:
+    """What it means that a model cannot be loaded: arguments that do not fit it, or each other, never will."""
+    refused = isinstance(error, ValidationError)
+    told = "; ".join(each["msg"] for each in error.errors()) if isinstance(error, ValidationError) else str(error)
+    return EngineFailure("engine", f"the model could not be loaded: {told}", retryable=not refused, fatal=True)
 
 
 def rejection(error: Exception) -> EngineFailure:

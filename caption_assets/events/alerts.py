@@ -11,10 +11,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any
 
 from caption_assets.config import PipelineConfig
 from caption_assets.config.alerts import Alerts
+from caption_assets.counts.views import StillCounting
 from caption_assets.events import conditions
 from caption_assets.events.channels import channels
 from caption_assets.events.conditions import Condition
@@ -27,6 +29,8 @@ from caption_assets.lake.store import Lake
 _VERSION = 1
 _LOOK_AGAIN = timedelta(hours=1)
 """After this long failures are counted anew, though no run has ended."""
+_COUNTING_SECONDS = 30.0
+"""Of a sensor's tick, which Dagster ends after 60."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,19 @@ class AlertWatch:
         self._stored = self._read()
         self._state = _State.parse(self._stored) if self._stored else _State()
 
-    def look(self, known: KnownRuns) -> Evaluation:
-        """What is wrong now. Changes nothing."""
+    def look(self, known: KnownRuns, seconds: float = inf) -> Evaluation:
+        """What is wrong now. Changes nothing.
+
+        Args:
+            seconds: after so long failures are no longer counted: what was found before stands for them.
+        """
         now, alerts, state = self._clock(), self._alerts, self._state
         for name in alerts.arrivals:
             state.since.setdefault(name, now)
         arrived = {name: conditions.last_arrival(self._lake, name) for name in alerts.arrivals}
         found = [
             *conditions.late_arrivals(alerts, arrived, state.since, now),
-            *self._failures(now),
+            *self._failures(now, seconds),
             *conditions.tripped_breakers(alerts, self._lake),
             *conditions.old_queue(alerts, known, now),
         ]
@@ -149,7 +157,7 @@ class AlertWatch:
 
     def watch(self, known: KnownRuns) -> Evaluation:
         """Look, and put the events of what has begun or ended since into the outbox, where somebody is told."""
-        found, now = self.look(known), self._clock()
+        found, now = self.look(known, _COUNTING_SECONDS), self._clock()
         wrong = {each.key: each for each in found.conditions}
         open_ = {each.condition.key: each for each in self._state.incidents if each.resolved_at is None}
         raised = [
@@ -166,15 +174,19 @@ class AlertWatch:
         self._hand_over()
         return replace(found, raised=len(raised), resolved=len(ended))
 
-    def _failures(self, now: datetime) -> list[Condition]:
-        """Counting reads the whole lake, so it is done only when something has changed."""
+    def _failures(self, now: datetime, seconds: float) -> list[Condition]:
+        """Counting lists the whole lake, so it is done only when something has changed."""
         state = self._state
         if self._alerts.failure_share is None:
             return []
         limits = [self._alerts.failure_share, self._alerts.min_pictures]
         marker = f"{conditions.lake_marker(self._lake)} {limits}"
         if marker != state.counted or state.counted_at is None or now - state.counted_at > _LOOK_AGAIN:
-            totals = conditions.totals_of(self._config)
+            try:
+                totals = conditions.totals_of(self._config, seconds)
+            except StillCounting as error:
+                self._tell(f"the share of failures is not known yet: {error}")
+                return state.failures
             state.failures = list(conditions.too_many_failures(self._alerts, totals))
             state.counted, state.counted_at = marker, now
         return state.failures

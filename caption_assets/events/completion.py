@@ -1,7 +1,7 @@
 """Events of datasets: every planned shard has its media and its captions, or failures that say why not.
 
-What is complete is asked of the catalog's views, and only once listings of files leave no doubt open: a tick every few
-seconds must not read a large lake each time a shard is done.
+What is complete is asked of kept counts, and only once listings of files leave no doubt open: a tick every few seconds
+must not go through a large lake each time a shard is done.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
-from caption_assets.captioning.catalog import open_views
+from caption_assets.captioning.catalog import open_counts
 from caption_assets.config import PipelineConfig
 from caption_assets.events.event import Event
 from caption_assets.lake import layout
@@ -25,8 +25,11 @@ SELECT count(*) AS shards, sum(planned) AS planned, sum(media) AS media, sum(pic
        sum(media_failures) AS media_failures, count(*) FILTER (media + media_failures < planned) AS open
 FROM shards WHERE dataset = ?
 """
-_OPEN = "SELECT count(*) FROM stale WHERE dataset = ? AND reason <> 'failed'"
-_FAILED = "SELECT perspective, count(*) FROM stale WHERE dataset = ? AND reason = 'failed' GROUP BY ALL"
+_OPEN = "SELECT count(*) FROM rows.open_counts WHERE dataset = ? AND reason <> 'failed'"
+_FAILED = (
+    "SELECT perspective, sum(n)::BIGINT FROM rows.open_counts WHERE dataset = ? AND reason = 'failed' GROUP BY ALL"
+)
+_SECONDS = 20.0
 
 
 def completion(config: PipelineConfig, lake: Lake, dataset: str, at: datetime) -> Event | None:
@@ -34,11 +37,13 @@ def completion(config: PipelineConfig, lake: Lake, dataset: str, at: datetime) -
 
     Its identity is what is complete: the shards planned, and the form of each perspective. So it is told again when a
     new shard, or a changed perspective, is done as well, and not when shards are merged.
+
+    Raises StillCounting while the lake is not looked through: ask again.
     """
     shards, bound = planned_shards(lake, dataset), bind_perspectives(config)
     if not shards or _surely_open(lake, dataset, shards, bound):
         return None
-    with open_views(config) as views:
+    with open_counts(config, seconds=_SECONDS) as views:
         counts = views.execute(_SHARDS, [dataset])
         row = dict(zip((column[0] for column in counts.description), counts.fetchone() or (), strict=True))
         if row["open"] or views.execute(_OPEN, [dataset]).fetchone() != (0,):

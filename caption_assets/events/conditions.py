@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from math import inf
 
 from caption_assets.config import PipelineConfig
 from caption_assets.config.alerts import Alerts
@@ -112,18 +113,20 @@ def old_queue(alerts: Alerts, known: KnownRuns, now: datetime) -> Iterator[Condi
         return
     minutes = (now.timestamp() - known.oldest_queued) / 60
     if minutes > alerts.queue_minutes:
+        since = datetime.fromtimestamp(known.oldest_queued, UTC)
+        waiting = "a run waits" if known.queued == 1 else f"{known.queued} runs wait, the oldest"
         nobody = "" if known.workers_alive else ", and no worker is alive"
         yield Condition(
             "alert.queue",
-            f"{known.queued} runs wait, the oldest for {minutes:.0f} minutes{nobody}",
+            f"{waiting} since {since:%Y-%m-%d %H:%M} UTC{nobody}",
             value=round(minutes, 1),
             limit=alerts.queue_minutes,
         )
 
 
-def totals_of(config: PipelineConfig) -> list[Total]:
-    """What `too_many_failures` looks at; reads the whole lake."""
-    return read_status(config).totals
+def totals_of(config: PipelineConfig, seconds: float = inf) -> list[Total]:
+    """What `too_many_failures` looks at. Raises StillCounting when it takes longer than that."""
+    return read_status(config, seconds=seconds).totals
 
 
 def lake_marker(lake: Lake) -> str:

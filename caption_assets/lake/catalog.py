@@ -25,6 +25,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
+from caption_assets.lake.groups import GROUPS, SHARDS
 from caption_assets.lake.heartbeats import Beat, read_beats
 from caption_assets.lake.hidden import create_hidden
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
@@ -121,27 +122,37 @@ def create_views(
         known: what Dagster knows of runs.
         retained: datasets whose views keep what their source no longer has.
     """
-    current = read_current(lake)
-    names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
-    forms = {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
-    _create_manifest(connection, wanted, current, forms)
+    current, forms = read_current(lake), forms_in(lake)
+    shown = shown_of(forms, current)
+    connection.execute("CREATE SCHEMA rows")
+    create_manifest(connection, wanted, current, shown)
     connection.execute(f"CREATE VIEW runs AS {_read(lake, 'runs/*/*.parquet')} UNION ALL BY NAME {_RUNS_SINCE}")
     connection.execute(f"CREATE VIEW reconciliations AS {_read(lake, f'{layout.RECONCILIATIONS}/*/*.parquet')}")
-    connection.execute("CREATE SCHEMA rows")
     create_hidden(connection, lake, retained, partial(_read, lake), partial(_location, lake))
     _create_media_view(connection, lake)
     for name, fingerprints in forms.items():
-        _create_captions_view(connection, lake, name, fingerprints, current.get(name, fingerprints[0]))
+        _create_captions_view(connection, lake, name, fingerprints, shown[name])
     _create_unions(connection, list(forms), wanted)
-    for statement in _SUMMARIES:
+    for statement in (FAILURES, _CONTRIBUTORS, STALE, *GROUPS, SHARDS, _NEAR_DUPLICATES):
         connection.execute(
             statement.format(
-                failures=_read(lake, "failures/*/*/*.parquet"),
+                failures=f"{_read(lake, 'failures/*/*/*.parquet')} UNION ALL BY NAME {_FAILURES_SINCE}",
                 plans=_read(lake, "shards/*/*.parquet"),
                 pairs=_read(lake, "duplicates/*.parquet"),
             )
         )
     create_status_views(connection, _location(lake, f"{layout.RUNNING}/*.json"), beats, known)
+
+
+def forms_in(lake: Lake) -> dict[str, list[str]]:
+    """The fingerprints of all forms of every perspective that the lake has rows of, or a zero-row file."""
+    names = [entry.removeprefix("perspective=") for entry in lake.list("captions") if entry.startswith("perspective=")]
+    return {name: fingerprints for name in names if (fingerprints := _fingerprints(lake, name))}
+
+
+def shown_of(forms: Mapping[str, Sequence[str]], current: Mapping[str, str]) -> dict[str, str]:
+    """The form of each perspective that the views show first."""
+    return {name: current[name] if current.get(name) in each else each[0] for name, each in forms.items()}
 
 
 def _fingerprints(lake: Lake, name: str) -> list[str]:
@@ -167,17 +178,18 @@ def _location(lake: Lake, pattern: str) -> str:
     return "'" + path.replace("'", "''") + "'"
 
 
-def _create_manifest(
+def create_manifest(
     connection: duckdb.DuckDBPyConnection,
     wanted: Mapping[str, Wanted],
     current: Mapping[str, str],
-    forms: Mapping[str, list[str]],
+    shown: Mapping[str, str],
 ) -> None:
+    """The tables `perspectives`, `changes` and `rows.shown`. `shown`: as `shown_of` has it."""
     connection.execute(
         """CREATE TABLE perspectives
         (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[], enabled BOOLEAN)"""
     )
-    for name in sorted(set(wanted) | set(forms)):
+    for name in sorted(set(wanted) | set(shown)):
         asked = wanted.get(name)
         connection.execute(
             "INSERT INTO perspectives VALUES (?, ?, ?, ?, ?)",
@@ -189,6 +201,9 @@ def _create_manifest(
                 asked is not None,
             ],
         )
+    connection.execute("CREATE TABLE rows.shown (perspective VARCHAR, fingerprint VARCHAR)")
+    for each in shown.items():
+        connection.execute("INSERT INTO rows.shown VALUES (?, ?)", each)
     connection.execute("CREATE TABLE changes (perspective VARCHAR, fingerprint VARCHAR, changes VARCHAR)")
     for name, asked in wanted.items():
         for earlier, lines in asked.changes.items():
@@ -196,8 +211,18 @@ def _create_manifest(
 
 
 _SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"
+_FAILURES_SINCE = "SELECT CAST(NULL AS VARCHAR) AS input_digest WHERE false"
 _RUNS_SINCE = "SELECT CAST(NULL AS VARCHAR) AS cause WHERE false"
 """Columns that files of earlier releases lack."""
+VISIBLE_MEDIA = """ANTI JOIN rows.deleted USING (media_id)
+    ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)
+    ANTI JOIN rows.away USING (dataset, uri, etag) ANTI JOIN rows.merged USING (shard)"""
+VISIBLE_ROWS = """ANTI JOIN rows.deleted USING (media_id)
+    ANTI JOIN rows.departed USING (media_id, shard) ANTI JOIN rows.merged USING (shard)
+    QUALIFY row_number() OVER (
+        PARTITION BY perspective, media_id, shard ORDER BY is_current DESC, created_at DESC
+    ) = 1"""
+"""What of all rows that are stored is shown: one of a perspective a picture and shard."""
 _REGION = frozenset({"index", "box", "box_pixels"})
 _OF_THE_PICTURE = frozenset(
     {"input_digest", "source_digest", "output_digest", "finish_reason", "prompt_tokens", "cached_tokens"}
@@ -210,19 +235,13 @@ def _create_media_view(connection: duckdb.DuckDBPyConnection, lake: Lake) -> Non
     """`tombstones`, and `media` without what they name: what was deleted is gone from all views at once."""
     connection.execute(f"CREATE VIEW tombstones AS {_read(lake, f'{layout.TOMBSTONES}/*.parquet')}")
     connection.execute("CREATE VIEW rows.deleted AS SELECT media_id FROM tombstones WHERE media_id IS NOT NULL")
-    connection.execute(
-        f"""CREATE VIEW media AS SELECT * FROM ({_read(lake, "media/*/*.parquet")})
-        ANTI JOIN rows.deleted USING (media_id)
-        ANTI JOIN (SELECT dataset, uri FROM tombstones WHERE media_id IS NULL) USING (dataset, uri)
-        ANTI JOIN rows.away USING (dataset, uri, etag) ANTI JOIN rows.merged USING (shard)"""
-    )
+    connection.execute(f"CREATE VIEW media AS SELECT * FROM ({_read(lake, 'media/*/*.parquet')}) {VISIBLE_MEDIA}")
 
 
 def _create_captions_view(
     connection: duckdb.DuckDBPyConnection, lake: Lake, name: str, fingerprints: list[str], shown: str
 ) -> None:
     """The typed views of one perspective: all forms, converted to the shown one's type."""
-    shown = shown if shown in fingerprints else fingerprints[0]
     folder = layout.fingerprint_folder(name, shown)
     location = _location(lake, f"{folder}/*/*/*.parquet")
     output = connection.execute(f"SELECT output FROM read_parquet({location}) LIMIT 0").description[0][1]
@@ -240,9 +259,7 @@ def _create_captions_view(
     connection.execute(
         f"""CREATE VIEW rows."{name}" AS
         SELECT *, fingerprint = '{shown}' AS is_current{flat}
-        FROM ({" UNION ALL BY NAME ".join(selects)}) ANTI JOIN rows.deleted USING (media_id)
-        ANTI JOIN rows.departed USING (media_id, shard) ANTI JOIN rows.merged USING (shard)
-        QUALIFY row_number() OVER (PARTITION BY media_id, shard ORDER BY is_current DESC, created_at DESC) = 1"""
+        FROM ({" UNION ALL BY NAME ".join(selects)}) {VISIBLE_ROWS}"""
     )
     connection.execute(  # what was paid for rather than its copies, so that `contributors` counts it
         f"""CREATE VIEW "captions_{name}" AS SELECT * FROM rows."{name}"
@@ -285,9 +302,8 @@ def _create_unions(connection: duckdb.DuckDBPyConnection, names: list[str], enab
     connection.execute(f"CREATE VIEW caption_rows AS {' UNION ALL '.join(rows)}")
 
 
-_SUMMARIES = (
-    # Only failures that still stand: of the present form, of pictures without a caption.
-    """CREATE VIEW failures AS
+# Only failures that still stand: of the present form, of pictures without a caption.
+FAILURES = """CREATE VIEW failures AS
     SELECT f.* FROM ({failures}) f ANTI JOIN rows.merged USING (shard)
     WHERE f.stage = 'media' AND NOT EXISTS (
         SELECT 1 FROM rows.away a WHERE a.dataset = f.dataset AND a.uri = f.uri AND a.etag = f.etag
@@ -301,32 +317,12 @@ _SUMMARIES = (
     ) AND NOT EXISTS (
         SELECT 1 FROM caption_rows c WHERE c.perspective = f.stage AND c.shard = f.shard AND c.media_id = f.media_id
         AND c.fingerprint = f.fingerprint
-    )""",
-    """CREATE VIEW shards AS
-    WITH planned AS (
-        SELECT dataset, p.shard, count(*) FILTER (a.uri IS NULL) AS planned, count(a.uri) AS departed,
-               min(planned_at) AS planned_at
-        FROM ({plans} ANTI JOIN rows.merged USING (shard)) p LEFT JOIN rows.away a USING (dataset, uri, etag)
-        GROUP BY ALL
-    ), stored AS (
-        SELECT shard, count(*) AS media, count(DISTINCT media_id) AS pictures FROM media GROUP BY ALL
-    ), failed AS (
-        SELECT shard, count(*) FILTER (stage = 'media') AS media_failures,
-               count(*) FILTER (stage <> 'media') AS caption_failures
-        FROM failures GROUP BY ALL
-    ), captioned AS (
-        SELECT shard, count(*) FILTER (is_current) AS captions FROM caption_rows GROUP BY ALL
-    )
-    SELECT dataset, shard, planned, coalesce(media, 0) AS media, coalesce(pictures, 0) AS pictures,
-           coalesce(media_failures, 0) AS media_failures, coalesce(captions, 0) AS captions,
-           coalesce(caption_failures, 0) AS caption_failures, departed, planned_at
-    FROM planned LEFT JOIN stored USING (shard) LEFT JOIN failed USING (shard) LEFT JOIN captioned USING (shard)
-    ORDER BY dataset, shard""",
-    """CREATE VIEW contributors AS
+    )"""
+_CONTRIBUTORS = """CREATE VIEW contributors AS
     SELECT contributor, perspective, model, count(*) AS captions, sum(completion_tokens) AS completion_tokens,
            min(created_at) AS first_at, max(created_at) AS last_at
-    FROM captions WHERE reused_from IS NULL GROUP BY ALL ORDER BY captions DESC""",
-    """CREATE VIEW stale AS
+    FROM captions WHERE reused_from IS NULL GROUP BY ALL ORDER BY captions DESC"""
+STALE = """CREATE VIEW stale AS
     WITH wanted AS (SELECT perspective, fingerprint, inputs FROM perspectives WHERE fingerprint IS NOT NULL),
     pictures AS (SELECT DISTINCT media_id, dataset, shard FROM media),
     reads AS (
@@ -335,8 +331,13 @@ _SUMMARIES = (
                count(*) = any_value(len(w.inputs)) AS has_all
         FROM wanted w JOIN caption_rows c ON list_contains(w.inputs, c.perspective)
         GROUP BY ALL
-    ), failed AS (
-        SELECT stage, shard, media_id, fingerprint, any_value(kind) AS kind FROM failures GROUP BY ALL
+    ), failed AS (  -- a settled failure stands for what was read, and not for what there is to read now
+        SELECT f.stage, f.shard, f.media_id, f.fingerprint, any_value(f.kind) AS kind,
+               NOT bool_or(coalesce(f.retryable, true)) AND bool_and(coalesce(r.has_all, false))
+                   AND bool_and(f.input_digest IS DISTINCT FROM r.digest) AS changed
+        FROM failures f
+        LEFT JOIN reads r ON r.perspective = f.stage AND r.shard = f.shard AND r.media_id = f.media_id
+        GROUP BY ALL
     ), latest AS (  -- perspectives of a shard are captioned side by side: its seconds are shared by all their captions
         SELECT *, sum(done) OVER (PARTITION BY run_id, shard) AS captions FROM runs
         WHERE step = 'captions' AND done > 0
@@ -347,13 +348,14 @@ _SUMMARIES = (
         FROM latest GROUP BY perspective
     ), usual AS (SELECT avg(seconds) AS seconds, avg(cost) AS cost FROM rates)
     SELECT w.perspective, p.dataset, p.shard, p.media_id,
-           CASE WHEN f.media_id IS NOT NULL THEN 'failed'
+           CASE WHEN f.changed THEN 'inputs_changed'
+                WHEN f.media_id IS NOT NULL THEN 'failed'
                 WHEN c.media_id IS NULL THEN 'missing'
                 WHEN c.fingerprint <> w.fingerprint THEN 'stale'
                 ELSE 'inputs_changed' END AS reason,
-           CASE WHEN f.media_id IS NOT NULL THEN f.kind
-                WHEN c.media_id IS NULL THEN NULL
-                WHEN c.fingerprint <> w.fingerprint THEN coalesce(h.changes, 'an earlier form')
+           CASE WHEN NOT f.changed THEN f.kind
+                WHEN f.media_id IS NULL AND c.media_id IS NULL THEN NULL
+                WHEN f.media_id IS NULL AND c.fingerprint <> w.fingerprint THEN coalesce(h.changes, 'an earlier form')
                 ELSE 'another output of ' || list_aggregate(w.inputs, 'string_agg', ' or ') END AS why,
            c.fingerprint AS fingerprint, w.fingerprint AS wanted,
            coalesce(t.seconds, usual.seconds) AS seconds, coalesce(t.cost, usual.cost) AS cost
@@ -365,10 +367,10 @@ _SUMMARIES = (
     LEFT JOIN changes h ON h.perspective = w.perspective AND h.fingerprint = c.fingerprint
     LEFT JOIN rates t ON t.perspective = w.perspective
     WHERE f.media_id IS NOT NULL OR c.media_id IS NULL OR c.fingerprint <> w.fingerprint
-       OR (r.has_all AND c.input_digest IS NOT NULL AND c.input_digest <> r.digest)""",
-    # Stored are pairs of hashes; a crowd of pictures with one hash becomes pairs only when somebody asks for them.
-    # The last condition names all three tables, lest DuckDB compare every picture with every other before it joins.
-    """CREATE VIEW near_duplicates AS
+       OR (r.has_all AND c.input_digest IS NOT NULL AND c.input_digest <> r.digest)"""
+# Stored are pairs of hashes; a crowd of pictures with one hash becomes pairs only when somebody asks for them.
+# The last condition names all three tables, lest DuckDB compare every picture with every other before it joins.
+_NEAR_DUPLICATES = """CREATE VIEW near_duplicates AS
     WITH pictures AS MATERIALIZED (
         SELECT media_id, phash, dataset, shard, uri FROM media WHERE phash IS NOT NULL
         QUALIFY row_number() OVER (PARTITION BY media_id ORDER BY created_at DESC, shard, uri) = 1
@@ -381,5 +383,4 @@ _SUMMARIES = (
            a.dataset AS dataset_a, a.shard AS shard_a, a.uri AS uri_a,
            b.dataset AS dataset_b, b.shard AS shard_b, b.uri AS uri_b
     FROM near JOIN pictures a ON a.phash = near.phash_a JOIN pictures b ON b.phash = near.phash_b
-    WHERE (a.media_id < b.media_id) = (near.distance >= 0)""",
-)
+    WHERE (a.media_id < b.media_id) = (near.distance >= 0)"""

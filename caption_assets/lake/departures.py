@@ -59,6 +59,11 @@ def departed(lake: Lake, dataset: str) -> frozenset[Key]:
     return _marks(lake, dataset).away()
 
 
+def departed_items(lake: Lake, dataset: str) -> list[Departed]:
+    """The items that are gone now, with the shards in which they were planned."""
+    return [Departed(row["shard"], *key) for key, row in _marks(lake, dataset).latest.items() if row["gone"]]
+
+
 def departed_from(lake: Lake, dataset: str) -> list[Shard]:
     """The shards in which the items that are gone now were planned."""
     keys = {row["shard"] for row in _marks(lake, dataset).latest.values() if row["gone"]}

@@ -67,8 +67,8 @@ class LookProgress:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(self.failure_kinds.items()))
         failed = f", {self.failed} failed{f' ({kinds})' if kinds else ''}" if self.failed else ""
         left = self.seconds_to_go
-        to_go = f"{left:.0f} s to go" if left is not None else "no end in sight yet"
-        return f"{self.settled}/{self.total} pictures, {self.rate:.1f}/s, {to_go}{failed}"
+        pace = f", {self.rate:.1f}/s, {left:.0f} s to go" if left is not None else " so far"
+        return f"{self.settled}/{self.total} pictures{pace}{failed}"
 
 
 @dataclass

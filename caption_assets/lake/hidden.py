@@ -14,6 +14,10 @@ from caption_assets.lake.store import Lake
 _MANY_SHARDS = 500
 """With departed items; their indexes are named one by one, those of more are read with all others."""
 
+DEPARTED = """CREATE VIEW rows.departed AS
+    SELECT media_id, m.shard FROM {indexes} m LEFT JOIN rows.away a USING (dataset, uri, etag)
+    GROUP BY ALL HAVING bool_and(a.uri IS NOT NULL)"""
+
 
 def create_hidden(
     connection: duckdb.DuckDBPyConnection,
@@ -65,9 +69,5 @@ def _create_departed(
     if len(shards) > _MANY_SHARDS:
         paths = ["media/*/*.parquet"]
     files = ", ".join(map(location, paths))
-    connection.execute(
-        f"""CREATE VIEW rows.departed AS
-        SELECT media_id, m.shard FROM read_parquet([{files}], union_by_name = true, hive_partitioning = false) m
-        LEFT JOIN rows.away a USING (dataset, uri, etag)
-        GROUP BY ALL HAVING bool_and(a.uri IS NOT NULL)"""
-    )
+    indexes = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+    connection.execute(DEPARTED.format(indexes=indexes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -21,6 +21,8 @@ from caption_assets.lake.store import Lake, table_bytes
 
 _TRIES = 20
 _VERSION = re.compile(r"(\d{9})\.parquet")
+CLAIM = b"caption_assets.merge"
+"""Metadata of a successor's plan: the merge whose it is. A planner's plan has none."""
 
 State = Literal["pending", "done", "void"]
 """`void`: its successor's number was taken by the planner, and is the planner's."""
@@ -83,6 +85,12 @@ class Ledger:
         before = {each.shard for each in self.entries if each.state == "done" and not each.merged}
         return sorted(before | {shard for shard in live if shard not in self.successors})
 
+    def without(self, void: Collection[Merge]) -> Ledger:
+        """The same, with these merges given up."""
+        ids = {merge.merge_id for merge in void}
+        entries = (replace(each, state="void") if each.merge_id in ids else each for each in self.entries)
+        return replace(self, entries=tuple(entries)) if ids else self
+
     def _merge(self, merge_id: str) -> Merge:
         own = [each for each in self.entries if each.merge_id == merge_id]
         return Merge(merge_id, own[0].successor, tuple(each.shard for each in own), own[0].changed_at)
@@ -129,6 +137,35 @@ def read_ledger(lake: Lake, dataset: str) -> Ledger:
             ),
         )
     raise AssertionError("unreachable")
+
+
+def standing_ledger(lake: Lake, dataset: str) -> Ledger:
+    """The ledger without the merges whose number a planner has: these hide nothing, whether their runs live or not.
+
+    A merge is announced before it claims its successor's plan; a planner that was faster keeps the number.
+    """
+    ledger = read_ledger(lake, dataset)
+    return ledger.without(_taken(lake, ledger))
+
+
+def give_up_taken(lake: Lake, dataset: str) -> None:
+    """Write down what `standing_ledger` finds: the views cannot look into plans."""
+    for merge in _taken(lake, read_ledger(lake, dataset)):
+        abandon(lake, merge)
+
+
+def _taken(lake: Lake, ledger: Ledger) -> list[Merge]:
+    return [merge for merge in ledger.pending() if owner(lake, merge.successor) not in (None, merge.merge_id)]
+
+
+def owner(lake: Lake, shard: Shard) -> str | None:
+    """The merge that claimed a shard's plan; "": a planner; None: nobody."""
+    try:
+        schema = lake.read_table(layout.plan_file(shard), ["shard"]).schema
+    except FileNotFoundError:
+        return None
+    mark: bytes = (schema.metadata or {}).get(CLAIM, b"")
+    return mark.decode()
 
 
 def live(lake: Lake, shard: Shard) -> Shard:

@@ -7,7 +7,7 @@ pass for somebody else's: a claim on S3 puts a mark of its own into the object's
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import fsspec
@@ -56,15 +56,31 @@ def _mark_of(fs: Any, path: str) -> str | None:
 
 def list_objects_after(fs: Any, path: str, name: str) -> list[str]:
     """Names of the objects in a folder of S3 that sort behind a name."""
+    prefix = f"{path.partition('/')[2].rstrip('/')}/"
+    pages = _pages(fs, path, Delimiter="/", StartAfter=f"{prefix}{name}")
+    return [each["Key"].removeprefix(prefix) for page in pages for each in page.get("Contents", ())]
+
+
+def list_objects(fs: Any, path: str, after: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All objects under a folder of S3, at any depth, with what S3 says of them: a page of 1,000 is held at a time.
+
+    Args:
+        after: in the folder; only what sorts behind it is listed.
+    """
     bucket, _, prefix = path.partition("/")
-    prefix = f"{prefix.rstrip('/')}/"
-    where = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "StartAfter": f"{prefix}{name}"}
-    names: list[str] = []
+    for page in _pages(fs, path, **({"StartAfter": f"{prefix.rstrip('/')}/{after}"} if after else {})):
+        for each in page.get("Contents", ()):
+            yield f"{bucket}/{each['Key']}", {**each, "size": each["Size"]}
+
+
+def _pages(fs: Any, path: str, **where: str) -> Iterator[Mapping[str, Any]]:
+    bucket, _, prefix = path.partition("/")
+    where |= {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/"}
     while True:
         page = fs.call_s3("list_objects_v2", **where)
-        names += [each["Key"].removeprefix(prefix) for each in page.get("Contents", ())]
+        yield page
         if not page.get("IsTruncated"):
-            return names
+            return
         where["ContinuationToken"] = page["NextContinuationToken"]
 
 

@@ -61,7 +61,7 @@ NOTHING_KNOWN = KnownRuns()
 def create_status_views(
     connection: duckdb.DuckDBPyConnection, files: str, beats: Sequence[Beat] | None, known: KnownRuns
 ) -> None:
-    """Create the views; `stale`, `shards`, `failures` and `perspectives` are there.
+    """Create the views; `shards`, `perspectives` and the views that count are there.
 
     Args:
         files: the heartbeats' files, as an SQL string.
@@ -158,17 +158,18 @@ _VIEWS = (
     """CREATE VIEW rows.counts AS
     WITH kinds AS (
         SELECT shard, stage, map_from_entries(list((kind, n))) AS kinds FROM (
-            SELECT shard, stage, kind, count(*) AS n FROM failures WHERE kind <> 'deleted' GROUP BY ALL
+            SELECT shard, stage, kind, sum(n)::BIGINT AS n FROM rows.failure_counts WHERE kind <> 'deleted' GROUP BY ALL
         ) GROUP BY ALL
     ), deleted AS (
-        SELECT shard, count(*) AS n FROM failures WHERE stage = 'media' AND kind = 'deleted' GROUP BY ALL
+        SELECT shard, sum(n)::BIGINT AS n FROM rows.failure_counts WHERE stage = 'media' AND kind = 'deleted'
+        GROUP BY ALL
     ), open AS (
-        SELECT perspective, shard, count(*) FILTER (reason = 'missing') AS missing,
-               count(*) FILTER (reason IN ('stale', 'inputs_changed')) AS stale,
-               count(*) FILTER (reason = 'failed') AS failed,
+        SELECT perspective, shard, sum(n) FILTER (reason = 'missing') AS missing,
+               sum(n) FILTER (reason IN ('stale', 'inputs_changed')) AS stale,
+               sum(n) FILTER (reason = 'failed') AS failed,
                string_agg(DISTINCT why, '; ' ORDER BY why) FILTER (reason IN ('stale', 'inputs_changed')) AS why,
-               sum(seconds) AS seconds, sum(cost) AS cost
-        FROM stale GROUP BY ALL
+               sum(n * seconds) AS seconds, sum(n * cost) AS cost
+        FROM rows.open_counts GROUP BY ALL
     ), counts AS (
         SELECT s.dataset, s.shard, 'media' AS stage, NULL AS fingerprint, true AS has_media,
                s.planned - coalesce(d.n, 0) AS total, s.media AS done,
@@ -177,8 +178,9 @@ _VIEWS = (
         FROM shards s LEFT JOIN deleted d USING (shard)
         UNION ALL
         SELECT s.dataset, s.shard, w.perspective, w.fingerprint, s.media + s.media_failures >= s.planned,
-               s.pictures, s.pictures - coalesce(o.missing + o.stale + o.failed, 0),
-               coalesce(o.missing, 0), coalesce(o.stale, 0), coalesce(o.failed, 0), o.why, o.seconds, o.cost
+               s.pictures, (s.pictures - coalesce(o.missing, 0) - coalesce(o.stale, 0) - coalesce(o.failed, 0))::BIGINT,
+               coalesce(o.missing, 0)::BIGINT, coalesce(o.stale, 0)::BIGINT, coalesce(o.failed, 0)::BIGINT,
+               o.why, o.seconds, o.cost
         FROM shards s CROSS JOIN (SELECT perspective, fingerprint FROM perspectives WHERE fingerprint IS NOT NULL) w
         LEFT JOIN open o ON o.shard = s.shard AND o.perspective = w.perspective
     )

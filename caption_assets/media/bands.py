@@ -1,7 +1,8 @@
 """Big pictures, a band of rows at a time, by format in the way that takes the least memory.
 
-PNG, BMP and TIFF are never decoded as a whole. The decoders of WebP, AVIF, HEIC and JPEG XL know no other way; from
-them the pixels are taken as they come, without the copies that Pillow would make.
+PNG, BMP and TIFF are never decoded as a whole, and opaque WebP is shrunk as it is decoded. The decoders of transparent
+WebP, AVIF, HEIC and JPEG XL know no other way; from them the pixels are taken as they come, without the copies that
+Pillow would make.
 """
 
 from __future__ import annotations
@@ -15,19 +16,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from caption_assets.media import formats
+from caption_assets.media import formats, vips
 from caption_assets.media.bmp import BandedBmp
 from caption_assets.media.budget import BAND_BYTES, decoder_bytes
+from caption_assets.media.pixels import whole_factor
 from caption_assets.media.png import BandedPng
-from caption_assets.media.tiff import LENGTH, WIDTH, BandedTiff
+from caption_assets.media.tiff import (
+    BITS,
+    COMPRESSION,
+    EXTRA,
+    LENGTH,
+    PHOTOMETRIC,
+    PLANAR,
+    STRIPS,
+    WIDTH,
+    BandedTiff,
+    InOnePieceError,
+)
+from caption_assets.sources.spool import Bytes
 
 WHOLE_PIXELS = 16_000_000
 """Of more than this a PNG, BMP or TIFF is decoded in bands."""
 COPIED_PIXELS = 4_000_000
 """Of more than this a WebP, AVIF, HEIC or JPEG XL is decoded without copies."""
-_IN_BANDS = frozenset({"PNG", "BMP", "TIFF"})
+IN_BANDS = frozenset({"PNG", "BMP", "TIFF"})
+"""Formats that need not be in memory to be decoded."""
 _FLAT = frozenset({"1", "L", "P"})
 """Modes of a byte a pixel, for which bands are not worth it."""
+_PLAIN = frozenset({(2, "RGB"), (2, "RGBA"), (5, "CMYK")})
+"""How a TIFF's colours may be stored for its rows to be values of these modes."""
+_BY_ROWS = frozenset({5, 8, 32773, 32946})
+"""LZW, Deflate and PackBits: a strip of these is decoded as far as it is asked for."""
 _MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 """Modes whose values stand one behind the other, a byte each."""
 
@@ -40,44 +59,75 @@ class Bands:
     """Width and height, stored."""
     working: int
     """Bytes that reading takes, besides the file."""
-    read: Callable[[int], Iterator[Image.Image]]
+    read: Callable[[int], Iterator[Image.Image]] = lambda rows: iter(())
     """The picture from top to bottom, so many rows at a time. Raises OSError. Of modes I and F it may be read again."""
+    shrunk: Callable[[], Image.Image] | None = None
+    """The whole picture, averaged down in decoding, where its decoder can do that."""
     exif: Callable[[], bytes | None] = lambda: None
     """What a reader would find behind the pixels, once all bands were read; None: it need not look."""
 
 
-def bands_of(opened: Image.Image, data: bytes) -> Bands | None:
+def bands_of(opened: Image.Image, data: Bytes, size: tuple[int, int]) -> Bands | None:
     """The bands of a picture that is better not decoded as a whole; None for all others.
 
     Args:
         opened: the file, opened and not loaded.
-        data: the file.
+        size: width and height that it is to have at least.
+        data: the file; where it is not in memory, only what is never decoded as a whole has bands.
     """
+    if not isinstance(data, bytes) and opened.format not in IN_BANDS:
+        return None
     maker = _MAKERS.get(opened.format or "")
-    least = WHOLE_PIXELS if opened.format in _IN_BANDS else COPIED_PIXELS
+    least = WHOLE_PIXELS if opened.format in IN_BANDS else COPIED_PIXELS
     if maker is None or opened.width * opened.height <= least:
         return None
     try:
-        return maker(opened, data)
+        return (_shrunk_webp(opened, data, size) if opened.format == "WEBP" else None) or maker(opened, data)
     except (ValueError, KeyError, TypeError):  # of a kind, or damaged in a way, that its bands do not know
         return None
 
 
-def _png(opened: Image.Image, data: bytes) -> Bands:
+def _png(opened: Image.Image, data: Bytes) -> Bands:
     png = BandedPng(data)
-    return Bands(opened.size, BAND_BYTES, png.bands, lambda: png.exif or b"")
+    return Bands(opened.size, BAND_BYTES, png.bands, exif=lambda: png.exif or b"")
 
 
-def _bmp(opened: Image.Image, data: bytes) -> Bands | None:
+def _bmp(opened: Image.Image, data: Bytes) -> Bands | None:
     return Bands(opened.size, BAND_BYTES, BandedBmp(data).bands) if opened.mode not in _FLAT else None
 
 
-def _tiff(opened: Image.Image, data: bytes) -> Bands | None:
+def _tiff(opened: Image.Image, data: Bytes) -> Bands | None:
     if opened.mode in _FLAT:
         return None
     tags: Any = getattr(opened, "tag_v2")  # noqa: B009 (of this reader only)
-    tiff = BandedTiff(data, tags, tags.prefix)
-    return Bands((tags[WIDTH], tags[LENGTH]), BAND_BYTES + 8 * tiff.piece_pixels, tiff.bands)
+    size = tags[WIDTH], tags[LENGTH]
+    try:
+        tiff = BandedTiff(data, tags, tags.prefix)
+    except InOnePieceError:
+        return _tiff_in_one_piece(data, opened.mode, size, tags)
+    return Bands(size, BAND_BYTES + 8 * tiff.piece_pixels, tiff.bands)
+
+
+def _tiff_in_one_piece(data: Any, mode: str, size: tuple[int, int], tags: Any) -> Bands | None:
+    if (
+        not isinstance(data, bytes)
+        or STRIPS not in tags
+        or (tags.get(PHOTOMETRIC), mode) not in _PLAIN
+        or tags.get(EXTRA, (2,)) != (2,)
+    ):
+        return None
+    if {*tags[BITS]} != {8} or tags.get(PLANAR, 1) != 1 or tags.get(COMPRESSION) not in _BY_ROWS:
+        return None
+    return Bands(size, BAND_BYTES + len(data), lambda rows: vips.tiff_rows(data, mode, size, rows))
+
+
+def _shrunk_webp(opened: Image.Image, data: Any, size: tuple[int, int]) -> Bands | None:
+    factor = whole_factor(opened.size, size)
+    if factor == 1 or opened.mode != "RGB" or getattr(opened, "n_frames", 1) > 1:
+        return None
+    return Bands(
+        opened.size, vips.shrunk_bytes(data, opened.size, factor), shrunk=lambda: vips.shrunk_webp(data, factor)
+    )
 
 
 def _webp(opened: Image.Image, data: bytes) -> Bands | None:
@@ -153,7 +203,7 @@ def _at_once(
     return Bands(opened.size, decoder_bytes(data, opened.format or "", opened.size, opened.mode), read)
 
 
-_MAKERS: dict[str, Callable[[Image.Image, bytes], Bands | None]] = {
+_MAKERS: dict[str, Callable[[Image.Image, Any], Bands | None]] = {
     "PNG": _png,
     "BMP": _bmp,
     "TIFF": _tiff,

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from caption_assets.sources.spool import Bytes
+
 _UNCOMPRESSED = frozenset({0, 3, 6})
 """BI_RGB, BI_BITFIELDS, BI_ALPHABITFIELDS."""
 _LONGEST_HEADER = 1 << 16
@@ -26,7 +28,7 @@ class BandedBmp:
         ValueError: it is none of these.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Bytes) -> None:
         if data[:2] != b"BM" or len(data) < 54:
             raise ValueError("no BMP")
         self._start, header = struct.unpack("<II", data[10:18])
@@ -40,7 +42,7 @@ class BandedBmp:
             raise ValueError("not a BMP of plain rows")
         self.height, self._upwards = abs(height), height > 0
         self._row = (self.width * bits + 31) // 32 * 4
-        self._data = memoryview(data)
+        self._data = data
 
     def bands(self, rows: int) -> Iterator[Image.Image]:
         """The picture from top to bottom, `rows` rows at a time. Raises OSError: the file is truncated."""
@@ -51,7 +53,7 @@ class BandedBmp:
 
     def _decode(self, place: int, count: int) -> Image.Image:
         height = struct.pack("<i", count if self._upwards else -count)
-        header = bytes(self._data[:22]) + height + bytes(self._data[26 : self._start])
+        header = self._data[:22] + height + self._data[26 : self._start]
         with Image.open(io.BytesIO(header + self._data[place : place + count * self._row]), formats=("BMP",)) as image:
             image.load()
             return image

@@ -10,7 +10,7 @@ import re
 from PIL import Image
 
 from caption_assets.media import formats, jpeg, jxl
-from caption_assets.media.pixels import fit, jpeg_scale
+from caption_assets.media.pixels import fit, jpeg_scale, whole_factor
 
 BAND_BYTES = 50_000_000
 """What converting a picture band by band takes."""
@@ -42,6 +42,12 @@ def whole_bytes(opened: Image.Image, data: bytes, target_pixels: int) -> int:
         return decoder_bytes(data, name, opened.size, opened.mode) + _COPIES[name] * pixels
     image = pixels * _BYTES_PER_PIXEL.get(opened.mode, 4)
     return image * (2 if name == "TIFF" else 1) + converting  # a strip may be as big as the picture
+
+
+def finishing_bytes(full: tuple[int, int], size: tuple[int, int]) -> int:
+    """What a picture takes, beside its decoder, that is brought from one (width, height) to another, and encoded."""
+    factor = whole_factor(full, size)
+    return int(3 * full[0] * full[1] / factor**2 + 9 * size[0] * size[1])
 
 
 def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> int:

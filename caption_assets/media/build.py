@@ -18,30 +18,36 @@ from caption_assets.lake.store import Lake
 from caption_assets.media import generations
 from caption_assets.media.decode import DecodeError, decode
 from caption_assets.media.deletion import deleted_row
-from caption_assets.media.memory import MemoryGate
+from caption_assets.media.memory import Held, MemoryGate
 from caption_assets.media.normalise import normalisation_id, normalise
+from caption_assets.media.original import Original
 from caption_assets.media.progress import ProgressMeter
 from caption_assets.media.segment import SegmentWriter
-from caption_assets.media.stored import Row, damage, failure_row, read_original, read_picture
+from caption_assets.media.stored import Row, copy_stored, damage, failure_row
 from caption_assets.sources.base import FetchError, Fetching, HasManners, Item, Source, StartsFetches
+from caption_assets.sources.spool import LARGE, Spool
 
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _READ_AHEAD = 8 * _WORKERS
-_FILE_BYTES = 48_000_000
-"""Of files being read and decoded; a bigger one is worked on alone."""
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture that is ready to be stored: kept from the old segment, or made now."""
+    """A picture that is ready to be stored, kept from the old segment or made now, and waits for its turn."""
 
     item: Item
     row: Row
-    data: bytes
+    data: Spool
     extension: str
-    original: bytes | None
-    """The bytes that the source had, where they are to be stored, too."""
+    original: Spool | None
+    """The bytes that the source had, where they are to be stored, too; `data` itself, where they are the same."""
+
+    def close(self) -> None:
+        """Forget the bytes, once they are stored."""
+        self.data.close()
+        if self.original:
+            self.original.close()
 
 
 def failure_fingerprint(media: Media, source: Source, kind: str) -> str:
@@ -81,7 +87,7 @@ class ShardBuild:
         self._created_at = tables.now()
         self._generation = 0
         self._decode_bytes = int(media.max_decode_mb * 1e6)
-        self._memory, self._files = MemoryGate(self._decode_bytes), MemoryGate(_FILE_BYTES)
+        self._memory = MemoryGate(self._decode_bytes)
 
     def any_succeeds(self, pending: Sequence[Item], meter: ProgressMeter) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""
@@ -113,6 +119,7 @@ class ShardBuild:
                 for outcome in self._outcomes(items, meter):
                     if isinstance(outcome, _Ready):
                         rows.append(self._store(segment, stored, outcome))
+                        outcome.close()
                         meter.count()
                     else:
                         failed.append(outcome)
@@ -179,8 +186,7 @@ class ShardBuild:
     def _stored(self, item: Item, row: Row) -> _Ready | None:
         """A picture as the old segment has it, if it is there and sound."""
         try:
-            data = read_picture(self._lake, row)
-            original = data if row.get("original_offset") == row["offset"] else read_original(self._lake, row)
+            data, original = copy_stored(self._lake, row)
         except FileNotFoundError:
             return None
         if damage(row, data, original):
@@ -192,24 +198,35 @@ class ShardBuild:
         size = fetched.size() if isinstance(fetched, Fetching) else item.size
         if refusal := self._refused(size):
             return self._failure(item, refusal)
-        with self._files.hold(size):
-            return self._outcome(item, fetched)
+        with self._memory.enter() as held:
+            if size <= LARGE and not held.grows_to(size):
+                held.wait_for(size)
+            return self._outcome(item, fetched, held)
 
     def _refused(self, size: int) -> DecodeError | None:
-        """Why a file of this size is not even read into memory, if it is not."""
-        for name in ("max_file_mb", "max_decode_mb"):
-            most: float = getattr(self._media, name)
-            if size > most * 1e6:
-                return DecodeError(
-                    "too_large", f"{size} bytes are more than media.{name} ({most:g}) megabytes; raise it"
-                )
-        return None
+        """Why a file of this size is not even read, if it is not."""
+        most = self._media.max_file_mb
+        if size <= most * 1e6:
+            return None
+        return DecodeError("too_large", f"{size} bytes are more than media.max_file_mb ({most:g}) megabytes; raise it")
 
-    def _outcome(self, item: Item, fetched: Future[bytes] | None) -> _Ready | Row:
+    def _original(self, item: Item, fetched: Future[bytes] | None, held: Held) -> Original:
+        """The bytes of an item: in memory, and held, unless they are many. Raises FetchError."""
+        if fetched is None:
+            original = Original(self._source.fetch(item.uri, item.etag))
+        else:
+            original = Original(fetched.body() if isinstance(fetched, Fetching) else fetched.result())
+        if len(original) <= LARGE or original.in_memory:
+            if not held.grows_to(len(original)):
+                held.wait_for(len(original))
+            original.load()
+        return original
+
+    def _outcome(self, item: Item, fetched: Future[bytes] | None, held: Held) -> _Ready | Row:
         media = self._media
         try:
-            original = fetched.result() if fetched else self._source.fetch(item.uri, item.etag)
-            media_id = hashlib.sha256(original).hexdigest()
+            original = self._original(item, fetched, held)
+            media_id = original.sha256()
             if media_id in self._deleted:
                 return deleted_row(self._shard, item, media_id, self._run_id, self._created_at)
             picture = decode(
@@ -218,10 +235,12 @@ class ShardBuild:
                 target_pixels=media.max_pixels,
                 gps=media.gps,
                 allow_truncated=media.allow_truncated,
-                memory=self._memory,
+                memory=held,
                 max_bytes=self._decode_bytes,
             )
             normalised = normalise(picture, media)
+            data, digest = Spool.of(normalised.data), hashlib.sha256(normalised.data).hexdigest()
+            kept = (data if digest == media_id else original.waiting()) if media.keep_originals else None
         except (FetchError, DecodeError) as error:
             return self._failure(item, error)
         except Exception as error:  # a picture that nothing foresaw must not hold up its whole shard
@@ -229,7 +248,7 @@ class ShardBuild:
             return self._failure(item, FetchError("unreadable", f"unforeseen {type(error).__name__}: see the log"))
         row = {
             "media_id": media_id,
-            "bytes_sha256": hashlib.sha256(normalised.data).hexdigest(),
+            "bytes_sha256": digest,
             "width": normalised.width,
             "height": normalised.height,
             "original_width": picture.width,
@@ -244,7 +263,7 @@ class ShardBuild:
             "run_id": self._run_id,
             "created_at": self._created_at,
         }
-        return _Ready(item, row, normalised.data, normalised.extension, original if media.keep_originals else None)
+        return _Ready(item, row, data, normalised.extension, kept)
 
     def _store(self, segment: SegmentWriter, stored: dict[str, Row], ready: _Ready) -> Row:
         """Put a picture in the segment, once however many items have its bytes; return its row."""

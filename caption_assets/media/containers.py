@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from caption_assets.media import jxl
+from caption_assets.media import jxl, jxl_frames
+from caption_assets.sources.spool import Bytes
 
 _MOST_BOXES = 100_000
 _KINDS = frozenset(
@@ -15,28 +16,32 @@ _KINDS = frozenset(
 _TIFFS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
 
 
-def is_cut(data: bytes) -> bool:
+def is_cut(data: Bytes) -> bool:
     """Whether something that the container of a WebP, AVIF, HEIC, JPEG XL or TIFF speaks of lies behind the file's end.
 
-    False also where the container does not tell: a JPEG XL stream without boxes, a last box "up to the end".
+    A JPEG XL stream tells it itself. False also where nobody does: a last box "up to the end", of anything else.
     """
     if data[:4] == b"RIFF":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if order := _TIFFS.get(data[:4]):
         return int.from_bytes(data[4:8], order) >= len(data)  # its directory, which many put behind the pixels
-    if data[4:8] != b"ftyp" and not data.startswith(jxl.BOX):
+    if data[: len(jxl.STREAM)] == jxl.STREAM:
+        return jxl_frames.is_cut(data[:])
+    if data[4:8] != b"ftyp" and data[: len(jxl.BOX)] != jxl.BOX:
         return False
     for kind, start, end in _boxes(data, 0, len(data)):
         if len(kind) == 4 and kind not in _KINDS:
             return False  # what follows is no box
         if end > len(data):
             return True
+        if kind == b"jxlc" and end == len(data):
+            return jxl_frames.is_cut(data[start:end])
         if kind == b"meta" and _furthest_extent(data, start + 4, end) > len(data):
             return True
     return False
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(data: Bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Kind of each box, and where its content begins and ends (ISO/IEC 14496-12, 4.2)."""
     for _ in range(_MOST_BOXES):
         if start >= end:
@@ -56,7 +61,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
         start += size
 
 
-def _furthest_extent(data: bytes, start: int, end: int) -> int:
+def _furthest_extent(data: Bytes, start: int, end: int) -> int:
     """Where the last of the items' data ends, by the item location box (ISO/IEC 14496-12, 8.11.3); 0: it has none."""
     for kind, place, stop in _boxes(data, start, end):
         if kind == b"iloc" and stop <= end:
@@ -67,7 +72,7 @@ def _furthest_extent(data: bytes, start: int, end: int) -> int:
 class _Extents:
     """One walk over an item location box."""
 
-    def __init__(self, data: bytes, start: int, end: int) -> None:
+    def __init__(self, data: Bytes, start: int, end: int) -> None:
         self._data, self._place, self._end = data, start, end
 
     def furthest(self) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,20 +12,25 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from caption_assets.lake.tables import MediaFailureKind
 from caption_assets.media import formats, jpeg
 from caption_assets.media.bands import Bands, bands_of
-from caption_assets.media.budget import JPEGS, decoder_bytes, whole_bytes
+from caption_assets.media.budget import JPEGS, decoder_bytes, finishing_bytes, whole_bytes
 from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
 from caption_assets.media.containers import is_cut
-from caption_assets.media.memory import DECODING_BYTES, MemoryGate, give_back, settle_malloc
+from caption_assets.media.frames import directories
+from caption_assets.media.memory import DECODING_BYTES, Held, MemoryGate, give_back, settle_malloc
 from caption_assets.media.metadata import Metadata, read_metadata
+from caption_assets.media.original import Original
 from caption_assets.media.pixels import (
     Pixels,
     band_rows,
     fit,
     join_bands,
     jpeg_pixels,
+    resample,
     rgb_pixels,
 )
 from caption_assets.media.truncated import is_blank, start_grey, truncated_files
+from caption_assets.sources.base import FetchError
+from caption_assets.sources.spool import Bytes
 
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
 settle_malloc()
@@ -35,12 +38,12 @@ Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixe
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata is not worth a line each
 
 _LOSSLESS = frozenset({"PNG", "GIF", "BMP", "TIFF"})
-_COUNTED = frozenset({"GIF", "TIFF"})
-"""Formats whose frames are counted by walking the file."""
 _PARTIAL = frozenset({*JPEGS, "PNG", "GIF", "BMP", "TIFF"})
 """Formats of which a part can be decoded; of the others all is wanted."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _MESSAGE_LENGTH = 300
+_HEAD = 4096
+"""As much of a file as tells its format."""
 
 
 class DecodeError(Exception):
@@ -77,13 +80,13 @@ class Picture:
 
 
 def decode(
-    data: bytes,
+    data: bytes | Original,
     *,
     max_megapixels: float,
     target_pixels: int,
     gps: bool = False,
     allow_truncated: bool = False,
-    memory: MemoryGate | None = None,
+    memory: Held | None = None,
     max_bytes: int = DECODING_BYTES,
 ) -> Picture:
     """Decode the bytes of a picture, and shrink it (never enlarge) to a pixel budget.
@@ -95,23 +98,27 @@ def decode(
         gps: whether a position is read from the metadata.
         allow_truncated: whether a truncated file is a picture too, its missing part grey. Of WebP, AVIF, HEIC and
             JPEG XL no part can be decoded.
-        memory: where to wait for the memory that decoding takes.
+        memory: what is held of a gate by now: the file where it is in memory. More is waited for; meanwhile the file is
+            put on disk. In the end it holds what the picture, its file and its encoding take.
         max_bytes: what needs more than this, the file and all, is refused before decoding.
 
     Raises:
         DecodeError: with kind not_an_image, unsupported, truncated, unreadable or too_large.
+        FetchError: unreadable, where there is no room for temporary files.
     """
-    if not data:
+    original = data if isinstance(data, Original) else Original(data)
+    del data
+    if not len(original):
         raise DecodeError("not_an_image", "the file is empty")
-    settings = _Settings(max_megapixels, target_pixels, gps, memory or MemoryGate(), max_bytes)
+    settings = _Settings(max_megapixels, target_pixels, gps, memory or Held(MemoryGate()), max_bytes)
     try:
-        return _decode(data, settings)
+        return _decode(original, settings)
     except DecodeError as error:
         if not allow_truncated or error.kind != "truncated":
             raise
         whole = error
     try:
-        partial = _decode(data, replace(settings, partial=True))
+        partial = _decode(original, replace(settings, partial=True))
     except DecodeError:
         raise whole from None
     if is_blank(partial.pixels):
@@ -126,31 +133,68 @@ class _Settings:
     max_megapixels: float
     target_pixels: int
     gps: bool
-    memory: MemoryGate
+    memory: Held
     max_bytes: int
     partial: bool = False
 
+    def finishing(self, full: tuple[int, int]) -> int:
+        """Bytes that go with the picture behind its decoder."""
+        return finishing_bytes(full, fit(*full, self.target_pixels))
 
-def _decode(data: bytes, settings: _Settings) -> Picture:
+
+def _decode(original: Original, settings: _Settings) -> Picture:
+    memory = settings.memory
     try:
-        sizes = list(formats.promised_sizes(data))
-        for size in sizes:
-            _check_size(size, settings.max_megapixels)
-        names = formats.formats_of(data)
-        hold: AbstractContextManager[None] = nullcontext()
-        if formats.JXL in names:  # its reader decodes as it opens; who waits for the gate twice may wait for ever
-            working = decoder_bytes(data, formats.JXL, sizes[0], "")
-            _check_bytes(formats.JXL, sizes[0], len(data), working, settings.max_bytes)
-            hold = settings.memory.hold(working)
-            settings = replace(settings, memory=MemoryGate())
-        with hold, truncated_files(settings.partial), Image.open(io.BytesIO(data), formats=names) as opened:
-            return _decode_opened(opened, data, settings)
-    except DecodeError:
+        if not original.in_memory and not formats.may_be_on_disk(original.view()[:_HEAD]):
+            _load(original, settings)
+        while not isinstance(found := _decoded(original, settings), Picture):
+            if not memory.grows_to(found.size):
+                original.park()  # nobody waits with his hands full
+                memory.wait_for(found.size)
+            if found.loaded:
+                original.load()
+        return found
+    except (DecodeError, FetchError):
         raise
     except UnidentifiedImageError:
-        raise _unidentified(data) from None
+        raise _unidentified(original.view()) from None
     except Exception as error:  # Pillow's readers raise whatever a mutated file makes them stumble over
-        raise _unreadable(error, cut=is_cut(data)) from None
+        raise _unreadable(error, cut=is_cut(original.view())) from None
+
+
+def _load(original: Original, settings: _Settings) -> None:
+    """Read the file into memory, as soon as there is room."""
+    size = len(original)
+    _check_bytes(formats.signature(original.view()[:_HEAD]) or "a file", None, size, 0, settings.max_bytes)
+    if not settings.memory.grows_to(size):
+        settings.memory.wait_for(size)
+    original.load()
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What is to be there before a picture is tried again."""
+
+    size: int
+    """Bytes of memory."""
+    loaded: bool
+    """Whether the file is to be in memory, too."""
+
+
+def _decoded(original: Original, settings: _Settings) -> Picture | _Needs:
+    data = original.view()
+    names = formats.formats_of(data[:_HEAD])
+    whole = data if isinstance(data, bytes) else b""  # no format that stays on disk promises anything there
+    sizes = list(formats.promised_sizes(whole))
+    for size in sizes:
+        _check_size(size, settings.max_megapixels)
+    if formats.JXL in names:  # its reader decodes as it opens
+        needed = len(whole) + decoder_bytes(whole, formats.JXL, sizes[0], "") + settings.finishing(sizes[0])
+        _check_bytes(formats.JXL, sizes[0], len(whole), needed - len(whole), settings.max_bytes)
+        if not settings.memory.grows_to(needed):
+            return _Needs(needed, loaded=True)
+    with truncated_files(settings.partial), Image.open(original.open(), formats=names) as opened:
+        return _decode_opened(opened, original, settings)
 
 
 def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
@@ -159,17 +203,18 @@ def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
         raise DecodeError("too_large", f"{width} x {height} is more than {max_megapixels:g} megapixels")
 
 
-def _check_bytes(name: str, size: tuple[int, int], file: int, working: int, most: int) -> None:
+def _check_bytes(name: str, size: tuple[int, int] | None, file: int, working: int, most: int) -> None:
     if file + working > most:
+        of = f" of {size[0] * size[1] / 1e6:.1f} megapixels" if size else ""
         raise DecodeError(
             "too_large",
-            f"{name} of {size[0] * size[1] / 1e6:.1f} megapixels, a file of {file / 1e6:.0f} MB: decoding takes about "
+            f"{name}{of}, {file / 1e6:.0f} MB of a file in memory: decoding takes about "
             f"{(file + working) / 1e6:.0f} MB of memory, more than media.max_decode_mb ({most / 1e6:g}); "
             "raise it, or store the picture smaller or as a baseline JPEG",
         )
 
 
-def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Picture:
+def _decode_opened(opened: Image.Image, original: Original, settings: _Settings) -> Picture | _Needs:
     header = opened.size
     _check_size(header, settings.max_megapixels)
     _check_size(_tile_size(opened), settings.max_megapixels)
@@ -177,19 +222,30 @@ def _decode_opened(opened: Image.Image, data: bytes, settings: _Settings) -> Pic
     if settings.partial and format_name not in _PARTIAL:
         raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
     profile = opened.info.get("icc_profile")
-    big = None if settings.partial else bands_of(opened, data)
+    target = fit(*header, settings.target_pixels)
+    big = None if settings.partial else bands_of(opened, original.view(), target)
+    if big is None and not original.in_memory:  # perhaps from memory there is a way
+        _check_bytes(format_name, header, len(original), 0, settings.max_bytes)
+        return _Needs(len(original), loaded=True)
+    data = original.load() if original.in_memory else b""
+    file = len(data)
+    if format_name in JPEGS and opened.info.get("progressive") and jpeg.has_too_many_scans(data):
+        raise DecodeError("too_large", "a progressive JPEG of so many scans that decoding would take hours")
     working = big.working if big else whole_bytes(opened, data, settings.target_pixels)
-    _check_bytes(format_name, header, len(data), working, settings.max_bytes)
-    with settings.memory.hold(working):
-        if big:
-            pixels = _banded_pixels(big, opened, settings, profile)
-        else:
-            pixels = _pixels(opened, data, format_name, settings, profile)
-        # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
-        orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
-        frames = _frames(opened, data)
-        opened.close()  # its memory, which the next one is waiting for
-        give_back(len(data) + working)
+    needed = file + working + settings.finishing(header)
+    _check_bytes(format_name, header, file, needed - file, settings.max_bytes)
+    if not settings.memory.grows_to(needed):
+        return _Needs(needed, loaded=original.in_memory)
+    if big:
+        pixels = _banded_pixels(big, opened, settings, profile)
+    else:
+        pixels = _pixels(opened, data, format_name, settings, profile)
+    # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
+    orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
+    frames = _frames(opened, original)
+    opened.close()  # its memory, which the next one is waiting for
+    give_back(file + working)
+    settings.memory.keep(file + 9 * pixels.size // 3)
     keep = format_name in JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
     width, height = big.size if big else header if format_name in JPEGS else opened.size
     return Picture(
@@ -223,6 +279,9 @@ def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Setti
 def _banded_pixels(big: Bands, opened: Image.Image, settings: _Settings, profile: bytes | None) -> Pixels:
     """The pixels of a big picture within the budget, as they are stored."""
     size = fit(*big.size, settings.target_pixels)
+    if big.shrunk:
+        small = big.shrunk()
+        return resample(np.asarray(to_srgb(small, profile)), small.size, size)
     rows = band_rows(big.size, size)
     limits = value_range(opened.mode, lambda: big.read(rows))
     pixels = join_bands((flatten(band, limits) for band in big.read(rows)), big.size, profile, size)
@@ -242,12 +301,14 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _frames(opened: Image.Image, data: bytes) -> int:
+def _frames(opened: Image.Image, original: Original) -> int:
     """How many pictures a file holds; of one that breaks off, those that are there."""
-    if opened.format not in _COUNTED:
+    if opened.format == "TIFF":
+        return directories(original.view())
+    if opened.format != "GIF":
         return max(1, int(getattr(opened, "n_frames", 1)))
     # another reader, for this one's picture would be lost on the way
-    with Image.open(io.BytesIO(data), formats=(opened.format,)) as again:
+    with Image.open(original.open(), formats=(opened.format,)) as again:
         try:
             return int(getattr(again, "n_frames", 1))
         except Exception:  # frames behind the first are nobody's loss
@@ -281,15 +342,16 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _unidentified(data: bytes) -> DecodeError:
-    if reason := formats.unsupported(data):
+def _unidentified(data: Bytes) -> DecodeError:
+    head = data[:_HEAD]
+    if reason := formats.unsupported(head):
         return DecodeError("unsupported", reason)
-    name = formats.signature(data)
+    name = formats.signature(head)
     if name and is_cut(data):
         return DecodeError("truncated", f"a {name} file that ends before what its head announces")
     if name:
         return DecodeError("unreadable", f"a {name} file that is damaged or incomplete in its head")
-    return DecodeError("not_an_image", f"no known picture format; the file begins {data[:16]!r}")
+    return DecodeError("not_an_image", f"no known picture format; the file begins {head[:16]!r}")
 
 
 def _unreadable(error: Exception, *, cut: bool) -> DecodeError:

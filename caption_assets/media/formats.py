@@ -33,8 +33,13 @@ _SIGNATURES = (
 )
 _INSTALL = "{} is decoded only with {}: pip install {}; or convert the file to JPEG or PNG"
 _CONVERT = "{} is not decoded; convert the file to JPEG or PNG"
+_SVG = re.compile(  # nothing is tried twice: a page of comments would take for ever
+    rb"""(?:\xef\xbb\xbf)? \s*+ (?: <\?xml (?>.*?\?>) )?+
+    (?: <!-- (?>.*?-->) | <!DOCTYPE\ssvg [^\[>]*+ (?: \[ (?>.*?\]\s*) )?+ > | \s )*+ <svg\b""",
+    re.DOTALL | re.VERBOSE,
+)
 _UNSUPPORTED = (
-    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?)?(?:<!--.*?-->|<!DOCTYPE svg.*?>|\s)*<svg\b", re.DOTALL), "SVG"),
+    (_SVG, "SVG"),
     (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript"),
     (re.compile(rb"%PDF-"), "PDF"),
     (re.compile(rb"8BPS"), "Photoshop"),
@@ -48,6 +53,11 @@ def formats_of(data: bytes) -> tuple[str, ...]:
     if data.startswith((jxl.STREAM, jxl.BOX)) and _has_jxl():
         return (JXL,)
     return FORMATS
+
+
+def may_be_on_disk(head: bytes) -> bool:
+    """Whether a file that begins like this is of a format that can be decoded without being in memory."""
+    return head.startswith(b"BM") or signature(head) in {"PNG", "TIFF"}
 
 
 def promised_sizes(data: bytes) -> Iterator[tuple[int, int]]:

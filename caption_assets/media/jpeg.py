@@ -7,11 +7,15 @@ progressive JPEG is left to re-encoding.
 
 from __future__ import annotations
 
+import re
+
 _SOI, _EOI, _SOS, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
 _APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: Huffman-coded, one picture
 _TABLES = frozenset({0xC4, 0xDB, 0xDD})  # Huffman, quantization, restart interval
 _RESTARTS = range(0xD0, 0xD8)
+_ALONE = frozenset({0x01, _SOI})  # without a length behind them
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # but those that stand amid a scan's data
 _MAX_SCANS = 100  # a decoder repeats the whole picture for every scan of a progressive JPEG
 
 _JFIF, _ADOBE = b"JFIF\0", b"Adobe"
@@ -44,6 +48,21 @@ def has_one_scan(data: bytes) -> bool:
         if marker in _FRAMES:
             components = data[position + 9] if position + 9 < len(data) else 0
         position += 2 + length
+    return False
+
+
+def has_too_many_scans(data: bytes) -> bool:
+    """Whether a progressive JPEG has more scans than any encoder writes: each costs a pass over the whole picture."""
+    scans, position = 0, 2
+    while found := _MARKER.search(data, position):
+        position, marker = found.end(), data[found.start() + 1]
+        if marker == _EOI:
+            break
+        scans += marker == _SOS
+        if scans > _MAX_SCANS:
+            return True
+        if marker not in _ALONE:
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
     return False
 
 

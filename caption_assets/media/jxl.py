@@ -13,7 +13,7 @@ _RATIOS = ((1, 1), (6, 5), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 def size(data: bytes) -> tuple[int, int]:
     """Width and height. Raises ValueError: the file has no readable head."""
-    return _size(_Bits(_head(data)))
+    return read_size(Bits(_head(data)))
 
 
 def samples(data: bytes) -> tuple[int, int] | None:
@@ -22,14 +22,14 @@ def samples(data: bytes) -> tuple[int, int] | None:
     Raises:
         ValueError: the file has no readable head.
     """
-    bits = _Bits(_head(data))
-    _size(bits)
+    bits = Bits(_head(data))
+    read_size(bits)
     if bits.take(1):
         return 3, 8  # all by default
     if bits.take(1):
         bits.take(3)  # orientation
         if bits.take(1):
-            _size(bits)
+            read_size(bits)
         if bits.take(1) or bits.take(1):
             return None  # a preview, or an animation
     real = bits.take(1)
@@ -43,24 +43,29 @@ def samples(data: bytes) -> tuple[int, int] | None:
     return 3 + extra, depth
 
 
-class _Bits:
-    """A stream's bits, from the lowest. Raises ValueError where it is none."""
+class Bits:
+    """A stream's bits, from the lowest of each byte. Raises ValueError where it is none."""
 
-    def __init__(self, head: bytes) -> None:
-        if not head.startswith(STREAM):
+    def __init__(self, stream: bytes) -> None:
+        if not stream.startswith(STREAM):
             raise ValueError("JPEG XL without a stream")
-        self._bits, self._left = int.from_bytes(head[2:], "little"), 8 * (len(head) - 2)
+        self._stream, self.place = stream, 8 * len(STREAM)
 
     def take(self, count: int) -> int:
         """The next bits as a number. Raises ValueError: there are no more."""
-        if count > self._left:
+        start, self.place = self.place, self.place + count
+        if self.place > 8 * len(self._stream):
             raise ValueError("JPEG XL: the file is truncated")
-        value = self._bits & (1 << count) - 1
-        self._bits, self._left = self._bits >> count, self._left - count
-        return value
+        whole = int.from_bytes(self._stream[start // 8 : (self.place + 7) // 8], "little")
+        return whole >> start % 8 & (1 << count) - 1
+
+    def choice(self, *ways: tuple[int, int]) -> int:
+        """One of four ways to write a number: bits of it, and what is added to them."""
+        count, offset = ways[self.take(2)]
+        return offset + self.take(count)
 
 
-def _size(bits: _Bits) -> tuple[int, int]:
+def read_size(bits: Bits) -> tuple[int, int]:
     """Width and height by a SizeHeader."""
 
     def side(small: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 DECODING_BYTES = 400_000_000
-"""Of all decoding at once, and of one picture with its file: what keeps a process within 600 MB."""
+"""Of all that is worked on at once, files and decoding, and of one picture: what keeps a process within 600 MB."""
 
 
 _KEPT_BYTES = 1 << 26
@@ -52,8 +52,24 @@ class MemoryGate:
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Wait for room for `size` bytes, and keep it while the block runs."""
+    def enter(self) -> Iterator[Held]:
+        """One piece of work, which holds nothing yet, and nothing any more afterwards."""
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            held.keep(0)
+
+    def takes(self, size: int) -> bool:
+        """Whether there is room for `size` bytes now, and nobody waits for any; then it is taken."""
+        with self._changed:
+            if self._queue or not self._fits(size):
+                return False
+            self._held += size
+            return True
+
+    def wait(self, size: int) -> None:
+        """Take `size` bytes as soon as there is room for them, and it is this one's turn."""
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
@@ -63,12 +79,40 @@ class MemoryGate:
             finally:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= size
-                self._changed.notify_all()
+
+    def give(self, size: int) -> None:
+        """Have `size` bytes back."""
+        with self._changed:
+            self._held -= size
+            self._changed.notify_all()
 
     def _fits(self, size: int) -> bool:
         return not self._held or self._held + size <= self._limit
+
+
+class Held:
+    """What one piece of work holds of a gate. It never waits for more while it holds something: so all get through."""
+
+    def __init__(self, gate: MemoryGate) -> None:
+        self._gate = gate
+        self.size = 0
+
+    def grows_to(self, size: int) -> bool:
+        """Whether it may hold `size` bytes in all, at once; what it held it holds in any case."""
+        if size > self.size:
+            if not self._gate.takes(size - self.size):
+                return False
+            self.size = size
+        return True
+
+    def wait_for(self, size: int) -> None:
+        """Let go of everything, then wait for room for `size` bytes."""
+        self.keep(0)
+        self._gate.wait(size)
+        self.size = size
+
+    def keep(self, size: int) -> None:
+        """Give back all but `size` bytes."""
+        if size < self.size:
+            less, self.size = self.size - size, size
+            self._gate.give(less)

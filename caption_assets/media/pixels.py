@@ -92,7 +92,7 @@ def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int])
 
 def band_rows(full: tuple[int, int], size: tuple[int, int]) -> int:
     """How many rows of a picture of `full` size to convert at a time when it is shrunk to `size`."""
-    factor = _whole_factor(full, size)
+    factor = whole_factor(full, size)
     return max(1, _BAND_PIXELS // (full[0] * factor)) * factor
 
 
@@ -100,13 +100,17 @@ def join_bands(
     bands: Iterable[Image.Image], full: tuple[int, int], profile: bytes | None, size: tuple[int, int]
 ) -> Pixels:
     """A picture at `size` from its flat bands, which have `band_rows` rows each but for the last."""
-    factor = _whole_factor(full, size)
-    parts = [np.asarray(to_srgb(band.reduce(factor) if factor > 1 else band, profile)) for band in bands]
-    pixels = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    factor = whole_factor(full, size)
+    pixels = np.empty((-(-full[1] // factor), -(-full[0] // factor), 3), np.uint8)
+    filled = 0
+    for band in bands:
+        part = np.asarray(to_srgb(band.reduce(factor) if factor > 1 else band, profile))
+        pixels[filled : filled + len(part)] = part
+        filled += len(part)
     return resample(pixels, (full[0] / factor, full[1] / factor), size)
 
 
-def _whole_factor(full: tuple[int, int], size: tuple[int, int]) -> int:
+def whole_factor(full: tuple[int, int], size: tuple[int, int]) -> int:
     """By how much a picture can be averaged down without falling below `size`."""
     return max(1, min(full[0] // size[0], full[1] // size[1]))
 

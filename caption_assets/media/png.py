@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from caption_assets.sources.spool import Bytes
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By colour type; all of them with eight bits a sample here."""
@@ -30,14 +32,14 @@ class BandedPng:
         ValueError: it is none of these: deeper, flatter, interlaced, or not a PNG.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Bytes) -> None:
         header = data[8:33]
         if data[:8] != SIGNATURE or header[:8] != b"\0\0\0\rIHDR":
             raise ValueError("no PNG")
         self.width, self.height, depth, color, packing, filters, interlaced = struct.unpack(">IIBBBBB", header[8:21])
         if depth != 8 or color not in _CHANNELS or packing or filters or interlaced:
             raise ValueError("not a PNG of eight bits without interlacing")
-        self._data = memoryview(data)
+        self._data = data
         self._tail = header[16:21]
         self._row = 1 + self.width * _CHANNELS[color]
         self._palette = b""
@@ -76,40 +78,48 @@ class BandedPng:
     def _inflated(self, most: int) -> Iterator[bytes]:
         """The filtered rows, at most so many bytes at once."""
         inflate, wanted = zlib.decompressobj(), self.height * self._row
-        for kind, payload in self._chunks():
+        for kind, start, end in self._chunks():
             if kind in {b"PLTE", b"tRNS"}:
-                self._palette += _chunk(kind, payload)
+                self._palette += _chunk(kind, self._data[start:end])
             elif kind == b"eXIf":
-                self.exif = bytes(payload)
+                self.exif = self._data[start:end]
             elif kind == b"IDAT":
-                for start in range(0, len(payload), _PIECE):
-                    rest: memoryview | bytes = payload[start : start + _PIECE]
+                for piece in self._pieces(kind, start, end):
+                    rest = piece
                     while rest and wanted > 0:  # what is behind the last row is nobody's
                         out = inflate.decompress(rest, most)
                         rest = inflate.unconsumed_tail
                         wanted -= len(out)
                         yield out
 
-    def _chunks(self) -> Iterator[tuple[bytes, memoryview]]:
-        """Kind and payload of the chunks up to the end. Raises OSError for one that is cut off or damaged."""
+    def _pieces(self, kind: bytes, start: int, end: int) -> Iterator[bytes]:
+        """A chunk's payload, which may be as long as the file. Raises OSError: it is damaged."""
+        found = zlib.crc32(kind)
+        for place in range(start, end, _PIECE):
+            piece = self._data[place : min(place + _PIECE, end)]
+            found = zlib.crc32(piece, found)
+            yield piece
+        if found != int.from_bytes(self._data[end : end + 4], "big"):
+            raise OSError(f"broken PNG file (bad checksum in {kind.decode()})")
+
+    def _chunks(self) -> Iterator[tuple[bytes, int, int]]:
+        """Kind, begin and end of the payload of the chunks up to the last. Raises OSError for one that is cut off."""
         place = len(SIGNATURE)
         while True:
             if place + 12 > len(self._data):
                 raise OSError("image file is truncated")
             length, kind = struct.unpack(">I4s", self._data[place : place + 8])
-            payload = self._data[place + 8 : place + 8 + length]
             end = place + 12 + length
             if end > len(self._data):
                 raise OSError("image file is truncated")
-            if kind in {b"IDAT", b"PLTE"}:  # of the others a reader may think what it likes
-                (sum_,) = struct.unpack(">I", self._data[end - 4 : end])
-                if sum_ != zlib.crc32(payload, zlib.crc32(kind)):
-                    raise OSError(f"broken PNG file (bad checksum in {kind.decode()})")
+            if kind == b"PLTE":  # of the others a reader may think what it likes
+                for _ in self._pieces(kind, place + 8, end - 4):
+                    continue
             if kind == b"IEND":
                 return
-            yield kind, payload
+            yield kind, place + 8, end - 4
             place = end
 
 
-def _chunk(kind: bytes, payload: bytes | memoryview) -> bytes:
+def _chunk(kind: bytes, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(payload, zlib.crc32(kind)))

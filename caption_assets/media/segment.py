@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from caption_assets.sources.spool import Body, pieces
 
 _BLOCK = tarfile.BLOCKSIZE
 _JPEG_FORMATS = frozenset({"JPEG", "MPO"})
@@ -28,7 +31,7 @@ class SegmentWriter:
         self._file = path.open("wb")
         self._offset = 0
 
-    def add(self, name: str, data: bytes) -> int:
+    def add(self, name: str, data: Body) -> int:
         """Append a member and return the offset of its data in the file.
 
         Raises:
@@ -38,7 +41,8 @@ class SegmentWriter:
         info.size = len(data)
         info.mode = 0o644
         header = info.tobuf(tarfile.USTAR_FORMAT)  # one block, whatever the name
-        self._file.write(b"".join((header, data, bytes(-len(data) % _BLOCK))))
+        for part in chain((header,), pieces(data), (bytes(-len(data) % _BLOCK),)):
+            self._file.write(part)
         offset = self._offset + _BLOCK
         self._offset = offset + len(data) + -len(data) % _BLOCK
         return offset
@@ -48,11 +52,12 @@ class SegmentWriter:
         return self.add(name, json.dumps(value, ensure_ascii=False, sort_keys=True).encode())
 
     def add_picture(
-        self, row: Mapping[str, Any], data: bytes, extension: str, original: bytes | None = None
+        self, row: Mapping[str, Any], data: Body, extension: str, original: Body | None = None
     ) -> dict[str, Any]:
         """Append a picture, its original if that is to be kept, and its record.
 
-        An original that is stored as it came is not stored twice: its offset is then the picture's.
+        An original that is stored as it came, and so is the same object, is not stored twice: its offset is then the
+        picture's.
 
         Args:
             row: its media row: media_id, uri, width, height, and the original's format.
@@ -68,7 +73,7 @@ class SegmentWriter:
         place: dict[str, Any] = {"member": member, "offset": offset, "length": len(data)}
         if original is not None:
             name = f"{media_id}.original.{original_extension(row['format'])}"
-            place["original_offset"] = offset if original == data else self.add(name, original)
+            place["original_offset"] = offset if original is data else self.add(name, original)
             place["original_length"] = len(original)
         self.add_json(f"{media_id}.json", {name: row[name] for name in ("media_id", "uri", "width", "height")})
         return place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,11 +11,13 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.merges import live
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.lake.tombstones import read_tombstones
+from caption_assets.sources.spool import Body, Spool, sha256
 
 Row = dict[str, Any]
 """A row of the media table or of the failures table."""
 
 _MESSAGE_LENGTH = 1000
+_PIECE = 8_000_000
 
 
 def read_index(lake: Lake, shard: Shard) -> list[Row]:
@@ -79,11 +80,23 @@ def read_pictures(lake: Lake, rows: Sequence[Row]) -> Iterator[tuple[Row, bytes,
             yield row, data, original
 
 
-def damage(row: Mapping[str, Any], data: bytes, original: bytes | None) -> str | None:
+def copy_stored(lake: Lake, row: Mapping[str, Any]) -> tuple[Spool, Spool | None]:
+    """The stored bytes of a media row, and its original's: the same object where they are stored once.
+
+    They come a piece at a time, and short where the segment ends too early. Raises FileNotFoundError.
+    """
+    data = _copied(lake, row, "offset", "length")
+    if row.get("original_offset") is None:
+        return data, None
+    same = row["original_offset"] == row["offset"]
+    return data, data if same else _copied(lake, row, "original_offset", "original_length")
+
+
+def damage(row: Mapping[str, Any], data: Body, original: Body | None) -> str | None:
     """What is wrong with the bytes that were read for a media row; None where they are those that were written."""
-    if hashlib.sha256(data).hexdigest() != row["bytes_sha256"]:
+    if sha256(data) != row["bytes_sha256"]:
         return "the picture's bytes are not those that were stored"
-    if original is not None and hashlib.sha256(original).hexdigest() != row["media_id"]:
+    if original is not None and sha256(original) != row["media_id"]:
         return "the original's bytes are not those that were stored"
     return None
 
@@ -128,6 +141,14 @@ def commit(lake: Lake, shard: Shard, rows: list[Row], failed: list[Row]) -> None
 def write_failures(lake: Lake, shard: Shard, failed: list[Row]) -> None:
     """Write the shard's media failures alone."""
     lake.write(layout.failures_file("media", shard), table_bytes(tables.table(failed, tables.FAILURES)))
+
+
+def _copied(lake: Lake, row: Mapping[str, Any], offset: str, length: str) -> Spool:
+    end = row[offset] + row[length]
+    with Spool() as copy:
+        for start in range(row[offset], end, _PIECE):
+            copy.write(lake.read_range(segment_path(row), start, min(_PIECE, end - start)))
+        return copy
 
 
 def _read(lake: Lake, row: Mapping[str, Any], offset: str, length: str) -> bytes:

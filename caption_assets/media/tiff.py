@@ -14,12 +14,15 @@ from typing import Any
 
 from PIL import Image
 
+from caption_assets.sources.spool import Bytes
+
 WIDTH, LENGTH, ORIENTATION = 256, 257, 274
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 259, 262, 277, 284
-_STRIPS, _STRIP_ROWS, _STRIP_SIZES = 273, 278, 279
+BITS, COMPRESSION, PHOTOMETRIC, PLANAR, EXTRA = 258, 259, 262, 284, 338
+_SAMPLES = 277
+STRIPS, _STRIP_ROWS, _STRIP_SIZES = 273, 278, 279
 _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_SIZES = 322, 323, 324, 325
 _JPEG_TABLES = 347
-_COPIED = (_BITS, _COMPRESSION, _PHOTOMETRIC, 266, _SAMPLES, _PLANAR, 317, 338, 339, 530)
+_COPIED = (BITS, COMPRESSION, PHOTOMETRIC, 266, _SAMPLES, PLANAR, 317, EXTRA, 339, 530)
 """Those whose values are SHORTs: how the samples are stored, their predictor, what extra ones mean."""
 _RAW, _JPEG = 1, 7
 _COMPRESSIONS = frozenset({_RAW, 5, _JPEG, 8, 32773, 32946, 34925, 50000, 50001})
@@ -28,6 +31,10 @@ _YCBCR = 6
 _SEPARATE = 2
 _PIECE = 1 << 20
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
+
+
+class InOnePieceError(ValueError):
+    """A TIFF of a single compressed strip, or row of tiles."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +54,21 @@ class BandedTiff:
         order: the byte order, b"II" or b"MM".
 
     Raises:
+        InOnePieceError: it has one piece only.
         ValueError: it is none of these, or its list of strips makes no sense.
     """
 
-    def __init__(self, data: bytes, tags: Mapping[int, Any], order: bytes) -> None:
+    def __init__(self, data: Bytes, tags: Mapping[int, Any], order: bytes) -> None:
         self.width, self.height = int(tags[WIDTH]), int(tags[LENGTH])
-        compression = tags.get(_COMPRESSION, _RAW)
-        if compression not in _COMPRESSIONS or (tags.get(_PHOTOMETRIC) == _YCBCR and compression != _JPEG):
+        compression = tags.get(COMPRESSION, _RAW)
+        if compression not in _COMPRESSIONS or (tags.get(PHOTOMETRIC) == _YCBCR and compression != _JPEG):
             raise ValueError("strips that depend on each other, or on more tags")
-        self._data, self._tags, self._order = memoryview(data), tags, order
+        self._data, self._tags, self._order = data, tags, order
         self._tiled = _TILES in tags
-        self._planes = int(tags.get(_SAMPLES, 1)) if tags.get(_PLANAR) == _SEPARATE else 1
+        self._planes = int(tags.get(_SAMPLES, 1)) if tags.get(PLANAR) == _SEPARATE else 1
         self._pieces = self._found(split=compression == _RAW and self._planes == 1 and not self._tiled)
         if len(self._pieces) < 2:
-            raise ValueError("all in one piece")
+            raise InOnePieceError("all in one piece")
         self.piece_pixels = self.width * max(piece.rows for piece in self._pieces)
         """Of what is decoded at once at least."""
 
@@ -79,7 +87,7 @@ class BandedTiff:
             yield _taken(pending, sum(image.height for image in pending))
 
     def _found(self, *, split: bool) -> list[_Piece]:
-        offsets = _tuple(self._tags[_TILES if self._tiled else _STRIPS])
+        offsets = _tuple(self._tags[_TILES if self._tiled else STRIPS])
         rows = int(self._tags[_TILE_LENGTH] if self._tiled else self._tags.get(_STRIP_ROWS, self.height))
         rows = min(rows, self.height) if not self._tiled else rows
         across = -(-self.width // int(self._tags[_TILE_WIDTH])) if self._tiled else 1
@@ -106,7 +114,7 @@ class BandedTiff:
 
     def _split(self, offsets: tuple[int, ...], rows: int) -> list[_Piece]:
         """Uncompressed strips in pieces of about a megabyte."""
-        bits = _tuple(self._tags.get(_BITS, 1))
+        bits = _tuple(self._tags.get(BITS, 1))
         row = -(-self.width * (sum(bits) if len(bits) > 1 else bits[0] * int(self._tags.get(_SAMPLES, 1))) // 8)
         most = min(rows, max(1, _PIECE // row))
         return [
@@ -139,7 +147,7 @@ class BandedTiff:
             image.load()
             return image
 
-    def _file(self, stored: list[memoryview], rows: int, height: int) -> bytes:
+    def _file(self, stored: list[bytes], rows: int, height: int) -> bytes:
         """A TIFF of these strips or tiles."""
         place, places = 8, []
         for data in stored:
@@ -154,7 +162,7 @@ class BandedTiff:
             entries |= {tag: (_LONG, (int(self._tags[tag]),)) for tag in (_TILE_WIDTH, _TILE_LENGTH)}
             entries |= {_TILES: (_LONG, places), _TILE_SIZES: (_LONG, sizes)}
         else:
-            entries |= {_STRIP_ROWS: (_LONG, (rows,)), _STRIPS: (_LONG, places), _STRIP_SIZES: (_LONG, sizes)}
+            entries |= {_STRIP_ROWS: (_LONG, (rows,)), STRIPS: (_LONG, places), _STRIP_SIZES: (_LONG, sizes)}
         if tables := self._tags.get(_JPEG_TABLES):
             entries[_JPEG_TABLES] = (_UNDEFINED, bytes(tables))
         mark = "<" if self._order == b"II" else ">"

@@ -15,6 +15,7 @@ from caption_assets.perspectives.template import (
     compile_template,
     format_value,
     is_template,
+    render,
     template_names,
 )
 
@@ -121,7 +122,7 @@ def _render_template(perspective: Perspective, values: Mapping[str, Mapping[str,
     if not is_template(perspective.prompt):
         return perspective.prompt
     try:
-        return compile_template(perspective.prompt).render(values)
+        return render(compile_template(perspective.prompt), values)
     except UndefinedError as error:
         raise PromptError(
             f"{perspective.name}: {error.message}. The prompt may read these inputs: {_names(values['inputs'])}; "

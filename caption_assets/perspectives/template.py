@@ -11,6 +11,7 @@ from jinja2 import StrictUndefined, Template, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from caption_assets.perspectives.bounds import TEXT_METHODS, Bounded, bound_filters, bounded_sum, counting
 from caption_assets.perspectives.schema import compact_json
 
 _LOOKUP = (nodes.Getattr, nodes.Getitem)
@@ -18,9 +19,13 @@ NAMESPACES = ("inputs", "context", "source", "region")
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Perspective files may come from strangers: no internals of Python, no mutation, no texts multiplied."""
+    """Perspective files may come from strangers: no internals of Python, no mutation, bounded time and memory."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template: nodes.Template = Bounded().visit(super()._parse(source, name, filename))
+        return template
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         # A perspective or a field named `items` or `values` must win over the method of the dict that holds it.
@@ -30,9 +35,18 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
+        if operator == "+":
+            bounded_sum(left, right)
+            return super().call_binop(context, operator, left, right)
         if operator == "**" or not numbers:
             raise SecurityError(f"the operator {operator} is not available here")
         return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:
+        method = getattr(called, "__wrapped__", called)  # what Jinja2 wraps itself, such as `format`
+        if isinstance(getattr(method, "__self__", None), str) and method.__name__ not in TEXT_METHODS:
+            raise SecurityError(f"the method {method.__name__} of texts is not available here")
+        return super().call(context, called, *args, **kwargs)
 
 
 def format_value(value: Any) -> Any:
@@ -57,6 +71,8 @@ def format_value(value: Any) -> Any:
 def _environment() -> _Environment:
     environment = _Environment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=format_value)
     environment.filters["tojson"] = compact_json  # the stock filter escapes for HTML
+    environment.filters = bound_filters(environment.filters)
+    del environment.globals["lipsum"]
     return environment
 
 
@@ -87,6 +103,11 @@ class TemplateNames:
 def is_template(prompt: str) -> bool:
     """Whether a prompt uses Jinja2; any other prompt is used verbatim, single braces included."""
     return "{{" in prompt or "{%" in prompt
+
+
+def render(template: Template, values: Mapping[str, Any]) -> str:
+    """Render a template within its bounds. Raises SecurityError beyond them, and whatever the template does."""
+    return counting(lambda: template.render(values))
 
 
 def compile_template(prompt: str) -> Template:

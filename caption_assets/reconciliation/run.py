@@ -21,7 +21,7 @@ from caption_assets.consolidation.captions import captioned_shards
 from caption_assets.lake import layout, tables
 from caption_assets.lake.departures import departed, record
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.merges import Ledger, read_ledger
+from caption_assets.lake.merges import Ledger, give_up_taken, read_ledger
 from caption_assets.lake.store import Lake, LakeFull
 from caption_assets.reconciliation.report import Reconciled
 from caption_assets.sources.identities import identities
@@ -54,6 +54,7 @@ def reconcile(
     """
     report = Reconciled(dataset, run_id, tables.now())
     new = _compare_source(config, lake, report)
+    give_up_taken(lake, dataset)
     shards = planned_shards(lake, dataset)
     ledger = read_ledger(lake, dataset)
     report.shards = len(shards)

@@ -25,7 +25,7 @@ def build_reconciliation_job(loaded: Loaded) -> dg.JobDefinition:
         for line in report.lines():
             (context.log.warning if report.left else context.log.info)(line)
         told: dict[str, dg.MetadataValue] = {
-            "items in the source": dg.MetadataValue.int(-1 if report.scanned is None else report.scanned),
+            **({} if report.scanned is None else {"items in the source": dg.MetadataValue.int(report.scanned)}),
             "shards": dg.MetadataValue.int(report.shards),
             "report": dg.MetadataValue.md("```\n" + "\n".join(report.lines()) + "\n```"),
             **{kind: dg.MetadataValue.int(each.count) for kind, each in report.findings.items()},

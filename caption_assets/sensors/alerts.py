@@ -3,6 +3,7 @@
 Incidents stand in the lake. The cursor only says what the UI was told: without it, it is told once more.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -34,7 +35,7 @@ def _build() -> dg.SensorDefinition:
         name=ALERTS,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {_INTERVAL_SECONDS} s: compares the lake and the queue with the limits of `alerts`.",
+        description=f"Every {_INTERVAL_SECONDS} s: compares the lake and the queue with the pipeline file's alerts.",
     )
     def alerts(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
         settings = pipeline.config()
@@ -45,7 +46,9 @@ def _build() -> dg.SensorDefinition:
         events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
         events.extend(_arrivals(settings, found, before, after))
         events.extend(_checks(settings, found, before, after))
-        line = f"{len(found.conditions)} limits passed; {found.raised} incidents raised, {found.resolved} resolved"
+        beyond = len(found.conditions)
+        line = f"{beyond} beyond the limits" if beyond else "all within the limits"
+        line += f"; {found.raised} incidents raised, {found.resolved} resolved"
         for each in found.conditions:
             context.log.warning(each.summary)
         return dg.SensorResult(
@@ -75,11 +78,11 @@ def _arrivals(
 def _checks(
     config: PipelineConfig, found: Evaluation, before: Mapping[str, Any], after: dict[str, Any]
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """An evaluation of each check whose incidents have changed."""
+    """An evaluation of each check that would say something else now."""
     for key, conditions in check_states(config, found.conditions).items():
-        name, wrong = key.to_user_string(), sorted(each.key for each in conditions)
-        after["checks"][name] = wrong
-        if before["checks"].get(name) != wrong:
+        name, says = key.to_user_string(), "\n".join(sorted(each.summary for each in conditions))
+        after["checks"][name] = hashlib.sha256(says.encode()).hexdigest()[:16]
+        if before["checks"].get(name) != after["checks"][name]:
             yield dg.AssetCheckEvaluation(
                 asset_key=key.asset_key,
                 check_name=key.name,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from caption_assets import run_tags
 from caption_assets.arrivals.cursor import Cursor
 from caption_assets.arrivals.handing import to_hand_over
 from caption_assets.arrivals.tick import Outcome, tick
@@ -24,7 +25,6 @@ from caption_assets.run_tags import Cause
 from caption_assets.sensors.launching import run_requests
 
 _INTERVAL_SECONDS = 30
-_TAGS = {"caption_assets/arrival": "true"}
 _NAMED = 20
 """So many shards a tick names one by one."""
 
@@ -53,12 +53,13 @@ def _build(name: str) -> dg.SensorDefinition:
             return _skip(context, name, outcome)
         if outcome.problem:
             context.log.warning(f"{name} could not be listed to its end: {outcome.problem}")
-        context.log.info(_explanation(outcome, waiting))
+        why = _explanation(outcome, waiting)
+        context.log.info(why)
         known = context.instance.get_dynamic_partitions(SHARDS)
         new = unregistered(context.instance, waiting)
         outcome.cursor.handed_over = waiting[-1].number
         return dg.SensorResult(
-            run_requests=run_requests(context.instance, Cause.ARRIVAL, waiting, [*known, *new], _TAGS),
+            run_requests=run_requests(context.instance, Cause.ARRIVAL, waiting, [*known, *new], {run_tags.WHY: why}),
             dynamic_partitions_requests=[shards_partitions.build_add_request(new)] if new else [],
             cursor=outcome.cursor.dump(),
         )
@@ -77,9 +78,10 @@ def _skip(context: dg.SensorEvaluationContext, name: str, outcome: Outcome) -> d
 
 
 def _explanation(outcome: Outcome, waiting: Sequence[Shard]) -> str:
-    """The tick in one line, for its log."""
+    """The tick in one line."""
     new = outcome.new_items
-    what = f"{new} new pictures" if new else "no new pictures, but shards never handed over"
+    pictures = "new picture" if new == 1 else "new pictures"
+    what = f"{new:,} {pictures}" if new else "no new pictures, but shards never handed over"
     keys = [shard.key for shard in waiting]
     named = ", ".join(keys) if len(keys) <= _NAMED else f"{keys[0]} … {keys[-1]}"
     return "; ".join([f"{what} → {'shard' if len(waiting) == 1 else 'shards'} {named}", *outcome.notes])

@@ -99,7 +99,7 @@ def _refusal(loaded: Loaded) -> str | None:
 
 def _reload(context: dg.SensorEvaluationContext) -> str:
     """Ask for a new server; what came of it, in words. This server answers its last tick, and ends with its runs."""
-    origin = context.code_location_origin
+    origin, began = context.code_location_origin, time.monotonic()
     try:
         if isinstance(origin, GrpcServerCodeLocationOrigin):
             _client(origin).reload_code(timeout=_RELOAD_SECONDS)
@@ -108,6 +108,8 @@ def _reload(context: dg.SensorEvaluationContext) -> str:
             return "the files have changed, but this process is no server: restart it"
         _ask_webserver(origin.location_name)
     except (OSError, dg.DagsterError, ReloadRefused) as error:
+        if time.monotonic() - began >= _RELOAD_SECONDS:
+            return f"the files have changed: the code location takes longer than {_RELOAD_SECONDS} s to load again"
         return f"the files have changed, but the code location could not be loaded again: {error}"
     return f"the files have changed: {_webserver()} loads the code location again; restart a daemon that has its own"
 

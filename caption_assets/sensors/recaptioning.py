@@ -14,11 +14,12 @@ from dagster import DagsterRunStatus, RunsFilter
 from caption_assets import run_tags
 from caption_assets.assets.captions import caption_key
 from caption_assets.assets.media import MEDIA
-from caption_assets.captioning.catalog import open_views
+from caption_assets.captioning.catalog import open_counts
 from caption_assets.captioning.loaded import Loaded, files_digest
 from caption_assets.captioning.open_work import Done, find_done, find_open
 from caption_assets.captioning.recaption import Portion
 from caption_assets.captioning.recaption_choice import Choice, Memory, Standing, UnderWay, alike, told
+from caption_assets.counts.views import StillCounting
 from caption_assets.jobs import CAPTION_JOB
 from caption_assets.lake import layout, tables
 from caption_assets.lake.store import Lake
@@ -31,6 +32,8 @@ _INTERVAL_SECONDS = 30
 _MOST_WAITING = 5
 """Runs of one cause in the queue: what waits there no longer follows a changed policy."""
 _DAY = timedelta(days=1)
+_COUNTING_SECONDS = 40.0
+"""Of a tick, which Dagster ends after 60."""
 _VERBS = {Cause.REPAIR: "repairs", Cause.RECAPTIONING: "captions again"}
 
 
@@ -46,8 +49,8 @@ def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
         job_name=CAPTION_JOB,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {_INTERVAL_SECONDS} s: repairs what failed; captions again what is stale, as `recaption` "
-        "of the pipeline file allows.",
+        description=f"Every {_INTERVAL_SECONDS} s: repairs what failed; captions again what is stale, as the "
+        "pipeline file allows.",
     )
     def recaptioning_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         config, now = loaded.config.recaption, tables.now()
@@ -61,7 +64,10 @@ def build_recaptioning_sensor(loaded: Loaded) -> dg.SensorDefinition:
         state = _state(loaded, shards, runs)
         if memory.state == state and now.timestamp() < memory.until:
             return dg.SkipReason(memory.told)
-        choice, done = _look(loaded, shards, runs, memory, now)
+        try:
+            choice, done = _look(loaded, shards, runs, memory, now)
+        except StillCounting as error:  # nothing is decided before all is known
+            return dg.SkipReason(f"looks through the lake: {error}")
         launch = _Launch(context.instance, shards, config.shards_per_run)
         for cause, choose in ((Cause.REPAIR, choice.repairs), (Cause.RECAPTIONING, choice.recaptionings)):
             decision = choose(done[cause], runs.under_way(cause))
@@ -135,7 +141,7 @@ def _look(
     """What may be chosen from, and what was done today by cause."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     pause = timedelta(minutes=loaded.config.recaption.repairs.pause_minutes)
-    with open_views(loaded.config, loaded.bound) as views:
+    with open_counts(loaded.config, loaded.bound, seconds=_COUNTING_SECONDS) as views:
         open_ = find_open(views, loaded.config, loaded.bound, now - pause)
         done = {
             cause: find_done(views, cause.label, midnight, runs.today(cause, midnight))
@@ -181,7 +187,8 @@ class _Launch:
     def _request(self, cause: Cause, chunk: Sequence[Portion], turns: Turns) -> list[dg.RunRequest]:
         media = [MEDIA] if chunk[0].media else []
         cost = sum(portion.cost for portion in chunk)
-        tags = {run_tags.PICTURES: str(sum(portion.pictures for portion in chunk))}
+        pictures = sum(portion.pictures for portion in chunk)
+        tags = {run_tags.PICTURES: str(pictures), run_tags.WHY: told(_VERBS[cause], chunk)}
         return run_requests(
             self._instance,
             cause,

@@ -35,7 +35,7 @@ class _Way:
 _WAYS = (
     _Way(
         CALLBACKS,
-        "tells outcomes of shards, datasets and jobs to `callbacks`.",
+        "tells outcomes of shards, datasets and jobs to receivers.",
         lambda config: bool(config.callbacks),
         Teller.call_back,
     ),

@@ -17,7 +17,17 @@ from yarl import URL
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
-_PUBLIC_BUT_METADATA = frozenset([ipaddress.ip_address("168.63.129.16")])
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out to the public; what is beside it is local, translated or not in use."""
+_PUBLIC_BUT_NOT_FOR_LISTS = tuple(
+    ipaddress.ip_network(each)
+    for each in (
+        "168.63.129.16/32",  # metadata of a cloud
+        "192.0.0.0/24",  # protocols' own, and metadata of another cloud
+        "192.88.99.0/24",  # relays into IPv6
+        "3fff::/20",  # examples in documents
+    )
+)
 
 
 class BlockedAddressError(Exception):
@@ -37,7 +47,11 @@ def is_public(address: str) -> bool:
             return False
         if inner := parsed.ipv4_mapped or parsed.sixtofour:
             return is_public(str(inner))
-    return parsed.is_global and not parsed.is_multicast and parsed not in _PUBLIC_BUT_METADATA
+        if parsed not in _UNICAST:
+            return False
+    return (
+        parsed.is_global and not parsed.is_multicast and all(parsed not in each for each in _PUBLIC_BUT_NOT_FOR_LISTS)
+    )
 
 
 def check_host(url: URL, allowed: Collection[str]) -> None:

@@ -230,13 +230,16 @@ class _Body(Fetching):
 
     def result(self, timeout: float | None = None) -> bytes:
         """The body, which is the caller's from now on; only once, where it is big. Raises FetchError."""
+        body = self.body(timeout)
+        return body.take() if isinstance(body, Spool) else body
+
+    def body(self, timeout: float | None = None) -> Body:
+        """The body as it waits, which is the caller's from now on. Raises FetchError."""
         self._want()
         super().result(timeout)
-        content = self._content
-        try:
-            return content.take() if isinstance(content, Spool) else content
-        finally:
-            _tell(self._loop, self._claim.release)
+        _tell(self._loop, self._claim.release)
+        content, self._content = self._content, b""
+        return content
 
     def _want(self) -> None:
         if not self.done():

@@ -6,9 +6,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from caption_assets.lake.tables import MediaFailureKind
+
+if TYPE_CHECKING:
+    from caption_assets.sources.spool import Body
+
+CHANGED = "the object has changed since it was planned; the new one is an item of its own"
+GONE = "the object is no longer there"
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class Source(Protocol):
     def scan(self) -> Iterator[Item]:
         """All items that are there now, in a stable order."""
 
-    def fetch(self, uri: str, etag: str) -> bytes:
-        """The bytes of a planned item. Raises FetchError."""
+    def fetch(self, uri: str, etag: str) -> Body:
+        """The bytes of a planned item, which may be on disk where they are many. Raises FetchError."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +122,14 @@ class CompletesItems(Protocol):
 
 
 class Fetching(Future[bytes]):
-    """A fetch under way whose body, once it is there, is handed over by `result()` and not before."""
+    """A fetch under way whose body, once it is there, is handed over by `result()` or `body()` and not before."""
 
     def size(self) -> int:
         """Bytes of the body, once it is there; 0 where there will be none."""
+        raise NotImplementedError
+
+    def body(self, timeout: float | None = None) -> Body:
+        """The body as it waits, in memory or on disk. Raises FetchError."""
         raise NotImplementedError
 
 

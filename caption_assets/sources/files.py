@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -49,7 +50,8 @@ class FileFilter:
 
     def is_picture(self, relative: str) -> bool:
         """Whether the file of this path below the root counts."""
-        return extension(relative) in EXTENSIONS and self._included(relative) and not self._excluded(relative)
+        is_named_so = relative[relative.rfind(".") :].lower() in EXTENSIONS
+        return is_named_so and self._included(relative) and not self._excluded(relative)
 
     def is_sidecar(self, relative: str) -> bool:
         """Whether the file may belong to a picture."""
@@ -58,8 +60,8 @@ class FileFilter:
 
 def extension(path: str) -> str:
     """The extension of a path's name in lower case, also of a name that is nothing else."""
-    name = path.rpartition("/")[2]
-    return "." + name.rpartition(".")[2].lower() if "." in name else ""
+    name = path[path.rfind("/") + 1 :]
+    return name[name.rfind(".") :].lower() if "." in name else ""
 
 
 @dataclass
@@ -93,6 +95,21 @@ class SidecarJoin:
         """The path behind which to begin anew, so that no picture and no sidecar is missed."""
         return self._open[0].before if self._open else self._last
 
+    def add_all(self, entries: Sequence[tuple[str, Item | str | None]]) -> list[Item]:
+        """`add` of paths in their order, quick where a path's name is no other's."""
+        found: list[Item] = []
+        for (path, entry), (following, _) in pairwise(entries):
+            if self._open:
+                found += self._close(path)
+            if isinstance(entry, Item) and not self._open and not following.startswith(path[: path.rindex(".") + 1]):
+                self._last = path
+                found.append(entry)
+            else:
+                found += self.add(path, entry)
+        for path, entry in entries[-1:]:
+            found += self.add(path, entry)
+        return found
+
     def add(self, path: str, entry: Item | str | None = None) -> Iterator[Item]:
         """Take the next path; gives pictures that are complete.
 
@@ -100,9 +117,8 @@ class SidecarJoin:
             path: in the order of the paths, so that all paths which begin alike stand together.
             entry: a picture or, for a sidecar, where it is; None for any other path.
         """
+        yield from self._close(path)
         before, self._last = self._last, path
-        while self._open and not path.startswith(self._open[-1].prefix):
-            yield from self._open.pop().items()
         if entry is None:
             return
         prefix = path[: path.rindex(".") + 1]
@@ -114,6 +130,11 @@ class SidecarJoin:
             group.pictures.append(entry)
         else:
             group.sidecars.append(entry)
+
+    def _close(self, path: str) -> Iterator[Item]:
+        """The pictures whose names this path, and so all later ones, are not part of."""
+        while self._open and not path.startswith(self._open[-1].prefix):
+            yield from self._open.pop().items()
 
     def finish(self) -> Iterator[Item]:
         """The pictures that are left."""
@@ -179,7 +200,7 @@ def parse_json(text: str) -> Any:
     """A JSON document that a plan can hold: no NaN, and no lone surrogates. Raises ValueError."""
     try:
         value = json.loads(text, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:

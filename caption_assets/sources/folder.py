@@ -7,17 +7,25 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import compress, islice
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
-from caption_assets.sources.files import SIDECAR_EXTENSIONS, SIDECAR_LIMIT, FileFilter, with_columns
+from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, with_columns
+from caption_assets.sources.spool import LARGE, Body, Spool
 
 _log = logging.getLogger(__name__)
 _ESCAPED = "file://"
 _PAGE = 1000
+_PIECE = 1 << 20
+_LOOKED_AT = 10_000
+"""Files of a folder that are looked up together."""
 _BEHIND = "\U0010ffff"
 """A name behind all others."""
 _CHANGED = "the file has changed since it was planned; the new one is an item of its own"
@@ -69,6 +77,22 @@ class FolderSource:
                 items, looked, left_out = [], 0, self._left_out
         yield self._page(items, _BEHIND, left_out, last=True)
 
+    def look(self, folder: str, wanted: Callable[[Sequence[str]], Sequence[bool]]) -> tuple[list[str], Iterator[Page]]:
+        """What is in one folder: the names of the folders below, and pages of the pictures whose URIs are wanted.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        names, folders = _names(folder)
+        shown = iter([name for name in names if name not in folders])
+        chosen: list[str] = []
+        while some := list(islice(shown, _LOOKED_AT)):
+            paths = [
+                path for name in some if self.files.is_picture((path := os.path.join(folder, name))[self._start :])
+            ]
+            chosen += compress(paths, wanted([_uri(path) for path in paths]))
+        return sorted(folders) if self.recursive else [], self._pages_of(chosen, names)
+
     @property
     def keys(self) -> SortedKeys | None:
         """A folder is read as a whole, wherever one begins."""
@@ -78,13 +102,13 @@ class FolderSource:
         """The items with what their sidecars say."""
         return with_columns(items, _head)
 
-    def fetch(self, uri: str, etag: str) -> bytes:
+    def fetch(self, uri: str, etag: str) -> Body:
         """The file's bytes. Raises FetchError: gone, also when it has changed since it was planned."""
         try:
             with open(_path(uri), "rb") as file:
                 if file_etag(os.fstat(file.fileno())) != etag:
                     raise FetchError("gone", _CHANGED)
-                data = file.read()
+                data = file.read() if os.fstat(file.fileno()).st_size <= LARGE else _copied(file)
                 if file_etag(os.fstat(file.fileno())) != etag or not etag.startswith(f"{len(data)}-"):
                     raise FetchError("gone", _CHANGED)  # while it was read
                 return data
@@ -106,44 +130,90 @@ class FolderSource:
 
     def _entries(self, folder: str, after: Sequence[str]) -> Iterator[tuple[str, Item | None]]:
         """The files of a folder behind a place, given as the names of its parts, and the pictures among them."""
-        with os.scandir(folder) as entries:
-            ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
-        sidecars: dict[str, list[str]] = {}
-        for entry in ordered:
-            if entry.name.lower().endswith(SIDECAR_EXTENSIONS) and self.files.is_sidecar(entry.name):
-                sidecars.setdefault(os.path.splitext(entry.path)[0], []).append(entry.path)
+        names, folders = _names(folder)
         first = after[0] if after else ""
-        for entry in ordered:
-            if entry.name < first:
-                continue
-            rest = after[1:] if entry.name == first else ()
+        for name in names[bisect_left(names, first) :]:
+            path = os.path.join(folder, name)
             try:
-                if entry.is_dir(follow_symlinks=False):
+                if name in folders:
                     if self.recursive:
-                        yield from self._entries(entry.path, rest)
-                elif entry.name != first:
-                    yield entry.path, self._item(entry, sidecars)
-            except FileNotFoundError:
-                continue  # deleted while we looked, or a link to nothing
+                        yield from self._entries(path, after[1:] if name == first else ())
+                elif name != first:
+                    yield path, self._item(path, names)
             except OSError as error:
-                self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
-                _log.warning("%s: left out of the scan: %s", entry.path, _reason(error))
+                self._leave_out(path, error)
 
-    def _item(self, entry: os.DirEntry[str], sidecars: Mapping[str, Sequence[str]]) -> Item | None:
-        """The item of a file. Raises OSError."""
-        if not self.files.is_picture(entry.path[self._start :]):
+    def _pages_of(self, paths: Sequence[str], names: Sequence[str]) -> Iterator[Page]:
+        """Pages of these files, whose folder has these names."""
+        for start in range(0, len(paths) or 1, _PAGE):
+            items: list[Item] = []
+            left_out = self._left_out
+            for path in paths[start : start + _PAGE]:
+                try:
+                    items += filter(None, [self._item(path, names)])
+                except OSError as error:
+                    self._leave_out(path, error)
+            yield self._page(items, "", left_out, last=start + _PAGE >= len(paths))
+
+    def _leave_out(self, path: str, error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # deleted while we looked, or a link to nothing
+            self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
+            _log.warning("%s: left out of the scan: %s", path, _reason(error))
+
+    def _item(self, path: str, names: Sequence[str]) -> Item | None:
+        """The item of a file, whose folder has these names. Raises OSError."""
+        if not self.files.is_picture(path[self._start :]):
             return None
-        status = entry.stat()
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a pipe would block its reader
             return None
-        beside = tuple(sidecars.get(os.path.splitext(entry.path)[0], ())) if sidecars else ()
-        return Item(_uri(entry.path), file_etag(status), status.st_size, _modified(status), sidecars=beside)
+        return Item(
+            _uri(path), file_etag(status), status.st_size, _modified(status), sidecars=self._beside(path, names)
+        )
+
+    def _beside(self, path: str, names: Sequence[str]) -> tuple[str, ...]:
+        """The paths of a picture's sidecars."""
+        if not self.files.sidecars:
+            return ()
+        stem = os.path.splitext(path)[0]
+        begin = os.path.basename(stem) + "."
+        found = []
+        for place in range(bisect_left(names, begin), len(names)):
+            name = names[place]
+            if not name.startswith(begin):
+                break
+            if os.path.splitext(name)[0] + "." == begin and self.files.is_sidecar(name):
+                found.append(stem + name[len(begin) - 1 :])
+        return tuple(found)
 
     def _unsettled(self, item: Item) -> bool:
         # the distance, not the order: a clock that is wrong (a camera's) must not keep a file out for years
         if not self.settle_seconds or item.modified is None:
             return False
         return abs(time.time() - item.modified.timestamp()) < self.settle_seconds
+
+
+def _copied(file: BinaryIO) -> Spool:
+    """A copy that nobody changes while it is read again and again. Raises FetchError, OSError."""
+    with Spool(on_disk=True) as copy:
+        while piece := file.read(_PIECE):
+            copy.write(piece)
+        return copy
+
+
+def _names(folder: str) -> tuple[list[str], set[str]]:
+    """The names in a folder that are not hidden, in order, and which are folders. No more: there may be millions."""
+    names: list[str] = []
+    folders: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                names.append(entry.name)
+                with suppress(OSError):  # looked at again, and told then
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.add(entry.name)
+    names.sort()
+    return names, folders
 
 
 def _head(path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import pyarrow as pa
+from huggingface_hub.constants import HF_HUB_CACHE
 
-from caption_assets.sources.base import FetchError, FieldError, Item
-from caption_assets.sources.bucket import CHANGED
+from caption_assets.sources.base import CHANGED, FetchError, FieldError, Item
 from caption_assets.sources.forward import Forward
 from caption_assets.sources.rows import digest
 from caption_assets.sources.tables import plain
 
+_SAVED = ("state.json", "dataset_dict.json")
+"""What `save_to_disk` writes, one or the other."""
 _NEAR = 16
 """Parts and rows: what is no farther ahead is reached by reading on, else by beginning there."""
 _NO_ROW = "the dataset has no such row any more"
@@ -27,8 +31,9 @@ class _Split:
     """One split, and how its rows become items.
 
     Args:
-        name: a dataset of the hub, a folder that `save_to_disk` wrote, or Parquet: a file, or several by a glob.
-        split: its name; of Parquet and of a folder without splits it does not matter.
+        name: a dataset of the hub, a copy of one, a folder that `save_to_disk` wrote, or Parquet: a file, or several by
+            a glob.
+        split: its name; of Parquet and of a saved folder without splits it does not matter.
         image: the column that holds the pictures.
         columns: those that become source columns; none: all but the pictures.
         options: `name` (the configuration), `revision` and whatever else `datasets.load_dataset` takes.
@@ -51,7 +56,7 @@ class _Split:
         options = {**self._options, "streaming": streaming}
         if self._name.endswith(".parquet"):
             rows = datasets.load_dataset("parquet", data_files=self._name, split="train", **options)
-        elif Path(self._name).is_absolute():
+        elif any(Path(self._name, name).exists() for name in _SAVED):
             found = datasets.load_from_disk(self._name)
             rows = found[self._split] if isinstance(found, datasets.DatasetDict) else found
         else:
@@ -74,9 +79,30 @@ class _Split:
         return list(dict.fromkeys([self._image, *others]))
 
     def _item(self, place: str, row: Mapping[str, Any], others: Sequence[str]) -> Item:
-        data = _bytes(row[self._image])
+        data = self._bytes(row[self._image])
         columns = {name: plain(row[name]) for name in others}
         return Item(f"{self._name}/{self._split}#{place}", digest(data), len(data), None, columns)
+
+    def _bytes(self, value: Any) -> bytes:
+        """A picture: in the row, bare or in a mapping, or in a file beside; empty where there is none."""
+        found = value.get("bytes") if isinstance(value, Mapping) else value
+        path = value.get("path") if isinstance(value, Mapping) and not found else None
+        if isinstance(path, str) and self._has(path):
+            try:
+                with fsspec.open(path, "rb") as file:
+                    return bytes(file.read())
+            except FileNotFoundError:
+                return b""
+        return found if isinstance(found, bytes) else b""
+
+    def _has(self, path: str) -> bool:
+        """Whether a file belongs to the dataset; rows may name any, also of this machine."""
+        place = path.rpartition("::")[2]  # of the archive, where it is in one
+        if "://" in place:
+            return place.startswith((f"hf://datasets/{self._name}@", f"hf://datasets/{self._name}/"))
+        own = [self._name] if Path(self._name).is_absolute() else [HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE)]
+        file = os.path.realpath(place)
+        return any(os.path.commonpath([root, file]) == root for root in map(os.path.realpath, own))
 
     def _checked(self, data: bytes, etag: str) -> bytes:
         """A row's picture. Raises FetchError: gone where it is not the planned one."""
@@ -104,7 +130,7 @@ class HuggingFaceSource(_Split):
         rows, number = self._rows(), int(uri.rpartition("#")[2])
         if number >= len(rows):
             raise FetchError("gone", _NO_ROW)
-        return self._checked(_bytes(rows[number][self._image]), etag)
+        return self._checked(self._bytes(rows[number][self._image]), etag)
 
     def _rows(self) -> Any:
         """The split, opened once, as it is memory-mapped."""
@@ -161,7 +187,7 @@ class HuggingFaceStream(_Split):
         if self._opened is None:
             self._opened = self._parts().select_columns([self._image])
         self._reading.close()
-        pictures = ((place, _bytes(row[self._image])) for place, row in _rows_from(self._opened, part, number))
+        pictures = ((place, self._bytes(row[self._image])) for place, row in _rows_from(self._opened, part, number))
         self._reading.callback(pictures.close)
         self._stream = Forward(pictures, (part, number))
 
@@ -177,9 +203,3 @@ def _rows_from(parts: Any, part: int, number: int) -> Iterator[tuple[tuple[int, 
         start = number if each == part else 0
         for at, row in enumerate(rows.skip(start) if start else rows, start):
             yield (each, at), row
-
-
-def _bytes(value: Any) -> bytes:
-    """A picture as it is stored: its bytes, in a mapping or bare; empty where there is none."""
-    found = value.get("bytes") if isinstance(value, Mapping) else value
-    return found if isinstance(found, bytes) else b""

@@ -45,7 +45,13 @@ def identities(keys: Iterable[tuple[str, str]]) -> Ids:
 
 def high_of(uri: str) -> np.uint64:
     """What all identities of a URI begin with."""
-    return np.uint64(identities([(uri, "")])[0, 0])
+    return np.uint64(highs_of([uri])[0])
+
+
+def highs_of(uris: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """`high_of` of each URI."""
+    digests = (hashlib.blake2b(uri.encode("utf-8", "surrogatepass"), digest_size=8).digest() for uri in uris)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 class IdentityTables:
@@ -113,6 +119,15 @@ class IdentityTables:
         for table in self._tables:
             start, end = np.searchsorted(table[0], high), np.searchsorted(table[0], high, side="right")
             found.update(int(number) for number in table[2, start:end])
+        return found
+
+    def has_uris(self, highs: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Of which URIs there is an item (or, once in a long while, of another one)."""
+        found = np.zeros(len(highs), np.bool_)
+        for table in self._tables:
+            at = np.searchsorted(table[0], highs)
+            at[at == table.shape[1]] -= 1
+            found |= table[0, at] == highs
         return found
 
     def parts(self) -> Iterator[tuple[Ids, Numbers]]:

@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from caption_assets.config.datasets import NAMES
 from caption_assets.sources.base import Item
 from caption_assets.sources.named import FromNamed, NamedPictures
 from caption_assets.sources.rows import Row, bad_item, jsonl_rows
@@ -23,7 +24,8 @@ class JsonlSource(FromNamed):
     Args:
         place: the file's path or URL.
         root: folder or URL below which the paths are; default: the file's folder.
-        columns: keys of a line of which the first that is there names the picture; the others are source columns.
+        columns: keys of a line of which the first that is there names the picture, by a text or the first of a list of
+            texts; the others are source columns.
         options: passed to the filesystem of a URL.
         web: what fetches the http and https URLs that lines name; none: they are bad lines.
 
@@ -37,7 +39,7 @@ class JsonlSource(FromNamed):
         place: str,
         *,
         root: str | None = None,
-        columns: Sequence[str] = ("path", "url", "file_name"),
+        columns: Sequence[str] = NAMES,
         options: Mapping[str, Any] | None = None,
         web: WebFetcher | None = None,
     ) -> None:
@@ -59,7 +61,8 @@ class JsonlSource(FromNamed):
                 yield self._item(row, name)
 
     def _item(self, row: Row, name: str) -> Item:
-        path = row.columns[name]
+        value = row.columns[name]
+        path = value[0] if isinstance(value, list) else value
         if not isinstance(path, str):
             return bad_item(self._place, row, f"{name} is no text")
         columns = {key: value for key, value in row.columns.items() if key != name}

@@ -17,7 +17,7 @@ from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.sources.cache import cache_folder
-from caption_assets.sources.identities import ABSENT, IdentityTables, Ids, Numbers, identities
+from caption_assets.sources.identities import ABSENT, IdentityTables, Ids, Numbers, highs_of, identities
 
 _FIRST, _FILES, _ROWS = 16, 500, 200_000
 """Plan files read at once: first, and at most, and rows that they are to have together."""
@@ -78,6 +78,13 @@ class Known:
             for place, key in enumerate(keys_of(ids)):
                 found[place] = max(int(found[place]), self._recent.get(key, ABSENT))
         return found
+
+    def has_uris(self, uris: Sequence[str]) -> list[bool]:
+        """Of which URIs some version is planned."""
+        highs = highs_of(uris)
+        recent = {high for high, _ in self._recent}
+        found: list[bool] = self._tables.has_uris(highs).tolist()
+        return [each or high in recent for each, high in zip(found, highs.tolist(), strict=True)] if recent else found
 
     def shards_with(self, high: np.uint64) -> list[Shard]:
         """The shards of all items of a URI, by the first half of their identities."""

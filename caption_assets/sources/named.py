@@ -15,9 +15,11 @@ from typing import Any
 
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.bucket import Store, open_store, stored
+from caption_assets.sources.bucket import open_store
 from caption_assets.sources.folder import FolderSource, file_etag
 from caption_assets.sources.rows import raise_if_bad
+from caption_assets.sources.spool import Body
+from caption_assets.sources.stores import Store, stored
 from caption_assets.sources.web import WebFetcher
 
 _ABSENT = "absent"
@@ -64,7 +66,7 @@ class NamedPictures:
             columns: its source columns.
             pinned: whether a local file counts as it is now; else as it is when it is read.
         """
-        if self._web is not None and path.startswith(("http://", "https://")):
+        if self._web is not None and path.lower().startswith(("http://", "https://")):
             return Item(path, f"{_WEB}.{digest}", 0, None, dict(columns))
         if self._root is None:
             raise ValueError("is no http or https URL, and the dataset has no root")
@@ -87,7 +89,7 @@ class NamedPictures:
             return self._fetches.start(lambda room: stored(store, uri, "", room))
         return None
 
-    def fetch(self, uri: str, etag: str) -> bytes:
+    def fetch(self, uri: str, etag: str) -> Body:
         """The picture's bytes. Raises FetchError."""
         if started := self.start(uri, etag):
             return started.result()
@@ -125,7 +127,7 @@ class FromNamed:
         """Begin to fetch an item that is on the web or in a store; None for a file. Raises FetchError."""
         return self._pictures.start(uri, etag)
 
-    def fetch(self, uri: str, etag: str) -> bytes:
+    def fetch(self, uri: str, etag: str) -> Body:
         """The picture's bytes. Raises FetchError."""
         return self._pictures.fetch(uri, etag)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.merges import read_ledger
+from caption_assets.lake.merges import give_up_taken, standing_ledger
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets.sources.base import CompletesItems, GivesOnce, Item, Source
 from caption_assets.sources.identities import ABSENT, Ids, identities
@@ -41,7 +41,7 @@ class Planned:
 def planned_shards(lake: Lake, dataset: str) -> list[Shard]:
     """The shards of a dataset, in the order they were planned: without those merged into others, or being made so."""
     while True:
-        ledger = read_ledger(lake, dataset)
+        ledger = standing_ledger(lake, dataset)
         shards = [shard for shard in plans_from(lake, dataset, 0) if shard not in ledger.hidden]
         if not ledger.changed(lake):  # else a merge began or ended between the two looks
             return shards
@@ -134,6 +134,7 @@ def plan_dataset(lake: Lake, dataset: str, source: Source, shard_size: int) -> P
     planner = Planner(lake, dataset, known, source, shard_size)
     planner.offer_all(source.scan())
     notes = plan_rest(planner, source)
+    give_up_taken(lake, dataset)
     return Planned(planned_shards(lake, dataset), planner.shards, planner.items, notes)
 
 

@@ -21,7 +21,7 @@ AGENT = "caption-assets"
 
 _KEPT = 4096
 _KEPT_TEXT = 16 << 20
-_DIRECTIVE = re.compile(r"(?:([\w.-]+)\s*:\s*)?([\w-]+)\s*")
+_DIRECTIVE = re.compile(r"(?:([\w.*-]+)(?:/[\w.]+)?\s*:\s*)?([\w-]+)\s*")
 _KNOWN_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
 FetchText = Callable[[URL], Awaitable[tuple[int, str]]]
@@ -203,6 +203,6 @@ def retry_after(value: str | None) -> float:
         pass
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return max(0.0, ((when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())

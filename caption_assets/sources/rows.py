@@ -48,6 +48,13 @@ def jsonl_rows(place: str, options: Mapping[str, Any]) -> Iterator[Row]:
 
 def lines(place: str, options: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
     """The lines of a file that hold something, by number, without the white space around them. Raises OSError."""
+    for number, line in raw_lines(place, options):
+        if line := line.strip():
+            yield number, line
+
+
+def raw_lines(place: str, options: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file as they are, without their ends, by number from 1. Raises OSError."""
     number = 0
     try:
         with opened(place, options) as file:
@@ -56,8 +63,7 @@ def lines(place: str, options: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]
                 rest = line
                 while len(rest) > LINE_LIMIT and not rest.endswith(b"\n"):
                     rest = file.readline(LINE_LIMIT + 1)
-                if line := (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip():
-                    yield number, line
+                yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip(b"\r\n")
     except (EOFError, zlib.error) as error:
         raise OSError(f"the compressed file is damaged after line {number}: {error}") from None
 
@@ -65,11 +71,21 @@ def lines(place: str, options: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]
 @contextmanager
 def opened(place: str, options: Mapping[str, Any], *, unpack: bool = True) -> Iterator[BinaryIO]:
     """A file, opened to read its bytes. Raises OSError, ImportError, ValueError."""
-    compression = "gzip" if unpack and place.endswith(".gz") else None
+    compression = "gzip" if unpack and is_packed(place) else None
     if "://" not in place:
         place = f"file://{place}"
     with fsspec.open(place, "rb", compression=compression, **options) as file:
         yield cast(BinaryIO, file)
+
+
+def is_packed(place: str) -> bool:
+    """Whether a file is packed by gzip, by its name; a URL may have a query behind it."""
+    return file_name(place).endswith((".gz", ".tgz"))
+
+
+def file_name(place: str) -> str:
+    """The name that says what a file is: in lower case, without a URL's query."""
+    return (place.partition("?")[0] if "://" in place else place).lower()
 
 
 def digest(content: bytes) -> str:

@@ -6,20 +6,21 @@ A key is taken as it is: s3fs would strip slashes, and would take `?versionId=` 
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from itertools import chain, repeat
+from operator import itemgetter
 from typing import Any, cast
 
 import fsspec.asyn
 import s3fs
 from aiobotocore.session import AioSession
-from botocore.utils import parse_timestamp
 
 from caption_assets.sources.ahead import Room
-from caption_assets.sources.base import FetchError, Item, Page, SortedKeys
+from caption_assets.sources.base import CHANGED, FetchError, Item, Page, SortedKeys
 from caption_assets.sources.files import FileFilter, SidecarJoin
+from caption_assets.sources.s3_pages import read_pages_fast
 from caption_assets.sources.spool import Body, Spool
 
 _PAGE = 1000
@@ -48,8 +49,7 @@ class S3Store:
         self._fs = s3fs.S3FileSystem(**{**options, "config_kwargs": config})
         if self._fs.session is None:
             self._fs.session = AioSession(**self._fs.kwargs)  # as it would make it itself
-            parsers = self._fs.session.get_component("response_parser_factory")
-            parsers.set_parser_defaults(timestamp_parser=_moment)
+            read_pages_fast(self._fs.session)
 
     def pages(
         self,
@@ -70,15 +70,11 @@ class S3Store:
         """
         join, place, stuck = SidecarJoin(after), after, 0
         for answer in self._answers(self._prefix, after, "" if recursive else "/", sizes):
-            objects = answer.get("Contents", [])
-            items: list[Item] = []
-            ended = False
-            for each in objects:
-                relative = each["Key"][len(self._prefix) :]
-                if until and relative > until:
-                    ended = True
-                    break
-                items += join.add(relative, self._entry(files, relative, each))
+            entries = self._entries(files, answer)
+            ended = bool(until and entries and entries[-1][0] > until)
+            if ended:
+                entries = entries[: bisect_right(entries, until, key=itemgetter(0))]
+            items = join.add_all(entries)
             if ended or not answer.get("IsTruncated"):
                 yield Page([*items, *join.finish()], until or join.resume, last=True)
                 return
@@ -93,8 +89,6 @@ class S3Store:
 
         Raises FetchError, NoRoomError, OSError.
         """
-        from caption_assets.sources.bucket import CHANGED
-
         conditions = {"IfMatch": f'"{etag}"'} if etag else {}
         if start is not None and end is not None:
             conditions["Range"] = f"bytes={start}-{end - 1}"
@@ -120,14 +114,19 @@ class S3Store:
         """What can be asked because keys are sorted."""
         return _Keys(self, files)
 
-    def _entry(self, files: FileFilter, relative: str, listed: Mapping[str, Any]) -> Item | str | None:
-        """A picture, the place of a sidecar, or neither."""
-        if not relative or relative.endswith("/"):
-            return None  # a folder's marker
-        if files.is_picture(relative):
-            uri = f"s3://{self._bucket}/{listed['Key']}"
-            return Item(uri, listed["ETag"].strip('"'), listed["Size"], listed["LastModified"])
-        return f"s3://{self._bucket}/{listed['Key']}" if files.is_sidecar(relative) else None
+    def _entries(self, files: FileFilter, answer: Mapping[str, Any]) -> list[tuple[str, Item | str | None]]:
+        """The places of a page, each with its picture, the place of a sidecar, or neither."""
+        start, root = len(self._prefix), f"s3://{self._bucket}/"
+        found: list[tuple[str, Item | str | None]] = []
+        for each in answer.get("Contents", ()):
+            key = each["Key"]
+            relative = key[start:]
+            if files.is_picture(relative):
+                item = Item(root + key, each["ETag"].strip('"'), each["Size"], each["LastModified"])
+                found.append((relative, item))
+            else:
+                found.append((relative, root + key if files.is_sidecar(relative) else None))
+        return found
 
     def _answers(
         self, prefix: str, after: str = "", delimiter: str = "", sizes: Iterable[int] = ()
@@ -153,15 +152,7 @@ class S3Store:
             with Spool() as content:
                 while chunk := await body.read(_CHUNK):
                     content.write(chunk)
-                return content.content()
-
-
-def _moment(value: Any) -> datetime:
-    """A time as S3 writes it; the client's own parser takes longer than the rest of a listing."""
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return cast(datetime, parse_timestamp(value))
+                return content
 
 
 def _code(error: OSError) -> str | None:
@@ -178,11 +169,11 @@ class _Keys:
 
     def splits(self) -> list[str]:
         """The folders of the first level that has several; a name with a dot might part a picture from its sidecar."""
-        return [folder for folder in self._branches()[0] if "." not in folder]
+        return [folder for folder in self._branches[0] if "." not in folder]
 
     def ends(self) -> dict[str, str]:
         """The last folder of all, and of each folder of the first level that has several, where they are few."""
-        folders, complete = self._branches()
+        folders, complete = self._branches
         if not complete:
             return {}
         found = {"": end} if (end := self._last_folder(folders[-1] if folders else "")) is not None else {}
@@ -206,15 +197,13 @@ class _Keys:
         name = relative[: relative.rindex(".") + 1]
         for prefix in (name, relative):  # by itself where a thousand keys begin like its name
             join = SidecarJoin()
-            found: list[Item] = []
-            for each in next(self._store._answers(f"{self._prefix}{prefix}")).get("Contents", []):
-                path = each["Key"][len(self._prefix) :]
-                found += join.add(path, self._store._entry(self._files, path, each))
-            found += join.finish()
+            answer = next(self._store._answers(f"{self._prefix}{prefix}"))
+            found = [*join.add_all(self._store._entries(self._files, answer)), *join.finish()]
             if item := next((each for each in found if each.uri == uri), None):
                 return item
         return None
 
+    @functools.cached_property
     def _branches(self) -> tuple[list[str], bool]:
         """The folders of the first level that has several, and whether these are all."""
         folders, complete = self._folders("")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caption_assets.sources.rows import Row, digest, jsonl_rows, lines, opened
+from caption_assets.sources.rows import Row, digest, file_name, jsonl_rows, lines, opened, raw_lines
 
 URL_COLUMN = "url"
 _BATCH = 1000
@@ -23,7 +24,7 @@ Reader = Callable[[str, Mapping[str, Any]], Iterator[Row]]
 
 def reader_of(place: str) -> Reader:
     """What reads a table, by its name's extension; `.gz` behind it is unpacked. Raises ValueError."""
-    name = place.lower().partition("?")[0].removesuffix(".gz")
+    name = file_name(place).removesuffix(".gz")
     readers: dict[str, Reader] = {
         ".parquet": _parquet_rows,
         ".csv": lambda place, options: _csv_rows(place, options, ","),
@@ -51,34 +52,64 @@ def _text_rows(place: str, options: Mapping[str, Any]) -> Iterator[Row]:
 
 def _csv_rows(place: str, options: Mapping[str, Any], delimiter: str) -> Iterator[Row]:
     """Lines below a line of column names; a line with more or fewer fields is a bad one."""
-    last = 0
+    names: list[str] | None = None
+    for number, line, fields in _records(raw_lines(place, options), delimiter):
+        if isinstance(fields, csv.Error):
+            yield Row(number, digest(line.encode()), {}, f"the line is not CSV ({fields})")
+            continue
+        content = digest(json.dumps(fields).encode())
+        if names is None:
+            names = fields
+        elif len(fields) != len(names):
+            yield Row(number, content, {}, f"the line has {len(fields)} fields, not {len(names)}")
+        elif any("\ufffd" in field for field in fields):
+            yield Row(number, content, {}, "the line is not UTF-8 text")
+        else:
+            yield Row(number, content, dict(zip(names, fields, strict=True)))
+
+
+def _records(numbered: Iterator[tuple[int, bytes]], delimiter: str) -> Iterator[tuple[int, str, list[str] | csv.Error]]:
+    """The records of CSV, each with the number and text of its first line; or what is wrong with that line.
+
+    A quote that nobody closes would take all that follows for its field: what stands behind its line is read again.
+    """
+    taken: list[tuple[int, str]] = []
+    again: deque[tuple[int, str]] = deque()
 
     def text() -> Iterator[str]:
-        nonlocal last
-        for number, line in lines(place, options):
-            last = number
-            yield line.decode("utf-8", "replace") + "\n"
+        while True:
+            if not again:
+                number, line = next(numbered, (0, b""))
+                if not number:
+                    return
+                again.append((number, line.decode("utf-8", "replace")))
+            taken.append(again.popleft())
+            yield taken[-1][1] + "\n"
 
-    parsed = csv.reader(text(), delimiter=delimiter)
-    names: list[str] | None = None
+    reader = csv.reader(text(), delimiter=delimiter, strict=True)
     while True:
+        taken.clear()
         try:
-            fields = next(parsed)
+            fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Row(last, digest(f"{last}".encode()), {}, f"the line is not CSV ({error})")
+            (number, line), *rest = taken
+            again.extendleft(reversed(rest))
+            reader = csv.reader(text(), delimiter=delimiter, strict=True)  # the old one is amid a field
+            yield number, line, error if rest else _at_ease(line, delimiter, error)
             continue
-        if names is None:
-            names = fields
-            continue
-        content = digest(json.dumps(fields).encode())
-        if len(fields) != len(names):
-            yield Row(last, content, {}, f"the line has {len(fields)} fields, not {len(names)}")
-        elif any("\ufffd" in field for field in fields):
-            yield Row(last, content, {}, "the line is not UTF-8 text")
-        else:
-            yield Row(last, content, dict(zip(names, fields, strict=True)))
+        number, line = taken[0]
+        if line.strip() or len(fields) > 1:
+            yield number, line, fields
+
+
+def _at_ease(line: str, delimiter: str, error: csv.Error) -> list[str] | csv.Error:
+    """The fields of a line by itself whose quotes are not as they should be; the error where it has none."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except (csv.Error, StopIteration):
+        return error
 
 
 def _parquet_rows(place: str, options: Mapping[str, Any]) -> Iterator[Row]:

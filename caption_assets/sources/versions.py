@@ -10,8 +10,8 @@ from typing import Any
 import fsspec
 
 from caption_assets.config import HuggingFaceDataset, PipelineConfig
-from caption_assets.sources.bucket import version
 from caption_assets.sources.folder import file_etag
+from caption_assets.sources.stores import version
 
 
 def version_of_list(config: PipelineConfig, name: str) -> str | None:

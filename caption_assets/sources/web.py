@@ -27,7 +27,9 @@ from caption_assets.sources.spool import Body, Spool
 _CHUNK = 1 << 16
 _ROBOTS_BYTES = 500 * 1024
 _REDIRECTS = frozenset([301, 302, 303, 307, 308])
-_AGAIN = frozenset([408, 425, 429, 500, 502, 503, 504])
+_AGAIN = frozenset([408, 425, 429])
+_SERVER_ERROR = 500
+"""This and all above: the server's own trouble, so that a robots.txt may be there all the same (RFC 9309, 2.3.1.4)."""
 _KINDS: dict[int, MediaFailureKind] = {401: "forbidden", 403: "forbidden", 404: "gone", 410: "gone", 451: "forbidden"}
 
 Read = Callable[[aiohttp.ClientResponse], Awaitable[Body]]
@@ -109,7 +111,7 @@ class WebFetcher:
             async with self._gates.of(url.host or "") as gate, await self._answer(url, gate) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     return _parsed(response.headers["Location"], url)
-                if response.status in _AGAIN:
+                if response.status in _AGAIN or response.status >= _SERVER_ERROR:
                     after = retry_after(response.headers.get("Retry-After"))
                     raise _RetryError("unreachable", f"the server answers {response.status}", after)
                 if response.status not in (200, 203):
@@ -171,13 +173,15 @@ def _parsed(text: str, base: URL | None = None) -> URL:
     """A URL that may be fetched. Raises FetchError: bad_row, or blocked_address for other schemes after a redirect."""
     try:
         url = base.join(URL(text)) if base else URL(text)
-        url.port  # noqa: B018 (it is read late, and may be none)
+        host, _ = url.host, url.port  # both are read late, and may be none
     except ValueError:
         raise FetchError("unreadable" if base else "bad_row", "not a URL") from None
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https"):
         if base:
             raise FetchError("blocked_address", f"a redirect to {url.scheme or 'nowhere'}, not to http or https")
         raise FetchError("bad_row", "only http and https are fetched")
+    if not host:
+        raise FetchError("unreadable" if base else "bad_row", "a URL without a host")
     return url.with_fragment(None)
 
 
@@ -191,7 +195,7 @@ async def _body(response: aiohttp.ClientResponse, room: Room) -> Body:
             body.write(chunk)
             if length is None:
                 room.at_least(len(body))
-        return body.content()
+        return body
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

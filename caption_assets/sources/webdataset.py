@@ -22,12 +22,13 @@ from typing import Any, Self, cast
 import fsspec
 
 from caption_assets.sources.ahead import Ahead, Room
-from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.bucket import CHANGED, GONE, Translated, open_store, stored, version
+from caption_assets.sources.base import CHANGED, GONE, FetchError, Item
+from caption_assets.sources.bucket import open_store
 from caption_assets.sources.files import EXTENSIONS, SIDECAR_LIMIT, extension, sidecar_columns
 from caption_assets.sources.forward import Forward
-from caption_assets.sources.rows import opened, raise_if_bad
+from caption_assets.sources.rows import is_packed, opened, raise_if_bad
 from caption_assets.sources.spool import Body
+from caption_assets.sources.stores import Translated, stored, version
 
 _SIDECARS = frozenset(["json", "txt", "cls"])
 _PLACE = re.compile(r"(?P<tar>.*)@(?P<offset>\d+)\+(?P<length>\d+)", re.DOTALL)
@@ -242,4 +243,4 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _compression(url: str) -> str:
-    return "gz" if url.endswith((".gz", ".tgz")) else ""
+    return "gz" if is_packed(url) else ""

@@ -1,17 +1,18 @@
-"""The status, read from the catalog's view `status`: totals always, single shards on demand and in bounds."""
+"""The status, read from kept counts: totals always, single shards on demand and in bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 import duckdb
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from caption_assets.captioning.catalog import open_views
+from caption_assets.captioning.catalog import open_counts
 from caption_assets.config import PipelineConfig
+from caption_assets.counts.views import UNTOLD, Tell
 from caption_assets.lake import tables
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 
@@ -84,20 +85,25 @@ class Status:
         return bool(self.totals) and all(set(each.states) <= ended for each in self.totals)
 
 
-@retry(  # a file that a run removes between the listing and the look into it
-    retry=retry_if_exception_type((duckdb.IOException, FileNotFoundError)),
-    stop=stop_after_attempt(5),
-    wait=wait_random_exponential(0.05, max=1),
-    reraise=True,
-)
-def read_status(config: PipelineConfig, known: KnownRuns = NOTHING_KNOWN, *, shards: int = 0) -> Status:
+def read_status(
+    config: PipelineConfig,
+    known: KnownRuns = NOTHING_KNOWN,
+    *,
+    shards: int = 0,
+    seconds: float = inf,
+    tell: Tell = UNTOLD,
+) -> Status:
     """The status as it is now.
 
     Args:
         known: what a Dagster instance knows of runs.
         shards: how many rows of single shards are wanted.
+        seconds, tell: as for `open_counts`.
+
+    Raises:
+        StillCounting: as `open_counts` does.
     """
-    with open_views(config, known=known) as views:
+    with open_counts(config, known=known, seconds=seconds, tell=tell) as views:
         views.execute("CREATE TEMP TABLE now AS FROM status")
         totals = _totals(views)
         order = " ".join(f"WHEN '{state}' THEN {place}" for place, state in enumerate(STATES))
@@ -149,9 +155,9 @@ def _totals(views: duckdb.DuckDBPyConnection) -> list[Total]:
 def _failures(views: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     return _rows(
         views,
-        f"""SELECT dataset, shard, stage AS perspective, coalesce(uri, media_id) AS picture, kind,
+        f"""SELECT dataset, shard, stage AS perspective, picture, kind,
                    left(message, {_LONGEST_MESSAGE}) AS message, created_at AS at
-        FROM failures WHERE kind <> 'deleted' ORDER BY created_at DESC, shard LIMIT {_SHOWN_FAILURES}""",
+        FROM rows.last_failures ORDER BY created_at DESC, shard LIMIT {_SHOWN_FAILURES}""",
     )
 
 

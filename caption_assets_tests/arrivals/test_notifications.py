@@ -50,7 +50,7 @@ class Told:
 def told(cloud: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setattr(scan, "ENDS_SECONDS", -1e9)
     found = Told(cloud, tmp_path)
-    monkeypatch.setattr(scan.Scan, "look_at_ends", lambda self: None)
+    monkeypatch.setattr(scan.Scan, "look_where_it_grows", lambda self: None)
     return found
 
 
@@ -148,6 +148,21 @@ def test_a_queue_that_is_away_leaves_the_scan(cloud: Aws, tmp_path: Path) -> Non
     assert outcome.new_items == 1
     assert "the queue cannot be used" in outcome.notes[0]
     assert outcome.notes[0].endswith("the scan goes on")
+
+
+def test_the_scan_rests_where_a_queue_tells(cloud: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(cloud, tmp_path)
+    monkeypatch.setattr(scan.Scan, "look_where_it_grows", lambda self: None)
+    cloud.put(told.bucket, "a.jpg")
+    monkeypatch.setattr(scan, "SCAN_SECONDS", 0.0)  # each round is a long one
+    told.watch.rest(0)
+    told.watch.until_quiet()
+    assert told.watch.tick().notes == ["the scan rests for 870 s"]
+    cloud.sqs.delete_queue(QueueUrl=told.queue)
+    told.watch.rest(0)
+    told.watch.until_quiet()
+    cloud.put(told.bucket, "b.jpg")
+    assert told.watch.tick().new_items == 1, "the scan goes on at once"
 
 
 def test_an_empty_queue_is_asked_for_a_moment_only(told: Told) -> None:

@@ -1,12 +1,13 @@
 """The same requests by vLLM's offline interface, in a process of its own: what the caption op is compared with.
 
-`python -m caption_assets_tests.benchmarks.offline PIPELINE REQUESTS` loads the default engine's model with the op's own
-arguments and prints pictures a second, as JSON, for two ways of asking:
+`python -m caption_assets_tests.benchmarks.offline PIPELINE REQUESTS [TOKENS]` loads the default engine's model with the
+op's own arguments and prints pictures a second, as JSON, for two ways of asking:
 
 - chat: one `LLM.chat` with all requests, the pictures decoded before;
 - blocks: for every eight pictures a serial decode, then one blocking `LLM.chat`.
 
 REQUESTS is a JSON file: a list of {media_id (null: text alone), picture (the place of its bytes), perspective, text}.
+TOKENS: plain text of so many tokens is asked for instead of JSON.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from caption_assets.captioning.asking import first_request
 from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.config import VllmEngine, load_config
 from caption_assets.engine import rendering
+from caption_assets.engine.device import visible_gpus
 from caption_assets.engine.models import model_source
+from caption_assets.engine.parallelism import Gpus
 from caption_assets.engine.protocol import EngineRequest
 from caption_assets.engine.vllm_args import engine_args, prepare_environment
 from caption_assets.lake.store import Lake
+from caption_assets_tests.benchmarks.metered import plain
 
 _BLOCK = 8
 
@@ -40,12 +44,13 @@ def main() -> None:
     section = config.engines["default"]
     assert isinstance(section, VllmEngine)
     prepare_environment(model_source(config, section))
-    gpu = len(sys.argv) > 3
-    if not gpu:
+    tokens = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    gpus = visible_gpus()
+    if not gpus.count:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM
 
-    llm: Any = LLM(**engine_args(config, section, gpu=gpu))
+    llm: Any = LLM(**engine_args(config, section, Gpus(min(gpus.count, 1))))
     lake, bound = Lake(config.lake), bind_perspectives(config)
     pictures: dict[str, list[dict[str, Any]]] = {}
     for each in asked:
@@ -61,7 +66,8 @@ def main() -> None:
                     decoded[media_id] = image.convert("RGB")
             image_id = f"{salt}-{media_id}" if media_id else None
             perspective = bound[each["perspective"]]
-            made.append(first_request(perspective, f"{salt}-{number}", each["text"], decoded.get(media_id), image_id))
+            image = decoded.get(media_id)
+            made.append(plain(first_request(perspective, f"{salt}-{number}", each["text"], image, image_id), tokens))
         return made
 
     def answer(wanted: Sequence[EngineRequest]) -> None:

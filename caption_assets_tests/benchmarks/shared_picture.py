@@ -28,6 +28,7 @@ from caption_assets.demo.scenes import write_scenes
 from caption_assets.engine.device import cpu_dtype, has_gpu
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest
+from caption_assets.engine.vllm_args import prepare_environment
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets_tests.support import caption, ingest, lent
@@ -127,11 +128,7 @@ def prepare(folder: Path, pictures: int) -> PipelineConfig:
         "max_model_len": 1024,
         "skip_mm_profiling": True,
         "dtype": dtype,
-        "kv_cache_memory_bytes": {"bfloat16": 2, "float32": 4}[dtype]
-        * _KV_NUMBERS_PER_TOKEN
-        * (IMAGE_TOKENS + 60)
-        * pictures
-        // 5,
+        "kv_cache_memory_bytes": per_token * (IMAGE_TOKENS + 60) * pictures // 5,
     }
     document = {
         "lake": "./lake",
@@ -209,6 +206,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=80)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
+    prepare_environment(str(MODEL_FOLDER))  # before torch is imported, which the drawing of weights does
     with tempfile.TemporaryDirectory() as folder:
         measure(prepare(Path(folder), options.pictures), options.pictures, options.repeat)
 

@@ -98,13 +98,16 @@ def test_what_stays_invalid_is_a_failure_row_and_its_readers_wait(
     assert read_failures(lake, "scene_objects", shards[0]) == []
 
 
-def test_truncated_output_gets_a_larger_budget_once(prepared: tuple[PipelineConfig, Lake, list[Shard]]) -> None:
+@pytest.mark.parametrize("begun", ['{"caption": "A large red', ""], ids=["JSON", "nothing to be seen"])
+def test_truncated_output_gets_a_larger_budget_once(
+    prepared: tuple[PipelineConfig, Lake, list[Shard]], begun: str
+) -> None:
     config, lake, shards = prepared
     budget = bound_of(config)["scene_caption"].perspective.sampling.max_tokens
 
     def script(request: EngineRequest) -> EngineReply:
         if perspective_of(request) == "scene_caption" and request.max_tokens == budget:
-            return reply('{"caption": "A large red', finish_reason="length")
+            return reply(begun, finish_reason="length")
         return good(request)
 
     engine = ScriptedEngine(script)
@@ -215,8 +218,14 @@ def test_a_settled_reader_starts_over_when_its_input_says_something_else(
 
     remove_rows(lake, config, "scene_count", shards[0])  # so that it is asked again
     engine = ScriptedEngine(counting_two)
-    for names in [None] if together else [["scene_count"], None]:
-        reports = caption(config, lake, shards, lent(engine), run_id="other counts", only=names)
+    if not together:
+        caption(config, lake, shards, lent(engine), run_id="other counts first", only=["scene_count"])
+        with open_views(config) as views:
+            open_ = views.execute(
+                "SELECT perspective, reason, count(*) FROM stale WHERE reason <> 'missing' GROUP BY ALL"
+            ).fetchall()
+        assert open_ == [("synthesized_caption", "inputs_changed", 8)]
+    reports = caption(config, lake, shards, lent(engine), run_id="other counts")
     assert Counter(map(perspective_of, engine.requests)) == {"scene_count": 8, "synthesized_caption": 8}
     assert reports[0].looks["synthesized_caption"].done == 8
     assert all(look.complete for look in reports[0].looks.values())

@@ -71,6 +71,42 @@ def test_text_waits_for_pictures(make_config: MakeConfig, pictures: object) -> N
     }
 
 
+class HoldingOneEngine:
+    """Answers one perspective on the first picture only once it has been asked whatever does not wait for that."""
+
+    load_seconds = 0.0
+    max_in_flight = 16
+
+    def __init__(self, others: int) -> None:
+        self._others, self._enough = others, asyncio.Event()
+        self._held: str | None = None
+        self.syntheses = 0
+
+    async def generate(self, request: EngineRequest) -> EngineReply:
+        """Answer a request, when its time has come."""
+        name = perspective_of(request)
+        if name == "scene_count" and self._held is None:
+            self._held = request.request_id
+            await asyncio.wait_for(self._enough.wait(), _WAIT_SECONDS)
+        self.syntheses += name == "synthesized_caption"
+        if self.syntheses == self._others:
+            self._enough.set()
+        return good(request)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def test_nothing_waits_for_one_slow_answer(make_config: MakeConfig) -> None:
+    config = make_config()  # three shards of eight pictures
+    lake = Lake(config.lake)
+    shards = ingest(config, lake)
+    engine = HoldingOneEngine(others=23)  # all pictures but the one, of all shards, to their syntheses
+    reports = caption(config, lake, shards, lent(engine))
+    assert [report.shard for report in reports] == [*shards[1:], shards[0]], "the others are sealed before it"
+    assert engine.syntheses == 24
+
+
 def test_a_picture_that_only_text_is_left_of_makes_room(
     make_config: MakeConfig, pictures: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

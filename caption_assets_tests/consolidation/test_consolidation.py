@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from caption_assets.arrivals.cursor import Cursor
+from caption_assets.arrivals.handing import to_hand_over
+from caption_assets.arrivals.tick import Outcome, tick
 from caption_assets.captioning.catalog import open_views
 from caption_assets.events.completion import completion
 from caption_assets.events.conditions import last_arrival
@@ -201,19 +204,40 @@ def test_files_of_merged_shards_stay_for_a_while(make_config: MakeConfig, tmp_pa
     assert shown(soon) == before
 
 
-def test_a_number_that_the_planner_took_is_left_to_it(make_config: MakeConfig, tmp_path: Path, pictures: Path) -> None:
+def test_a_number_that_the_planner_took_is_the_planner_s(
+    make_config: MakeConfig, tmp_path: Path, pictures: Path
+) -> None:
     folder = tmp_path / "in"
     config = make(make_config, folder)
     shards = fill(config, folder, pictures)
     lake = Lake(config.lake)
     begin(lake, "demo", shards, Shard("demo", 3), "died before its claim")
-    late = fill(config, folder, pictures, (1,), captions=False)
-    assert late == []
-    assert keys(config) == [shard.key for shard in shards], "hidden until the next consolidation"
-    caption_ready = merge(config)
-    assert len(caption_ready.merged) == 1
+    assert fill(config, folder, pictures, (1,), captions=False) == [Shard("demo", 3)]
+    assert len(keys(config)) == 4
+    with open_views(config) as views:
+        assert views.execute("SELECT count(*) FROM shards").fetchall() == [(4,)]
+    assert len(merge(config).merged) == 1
     assert keys(config) == ["demo-000003", "demo-000004"]
-    assert [len(read_index(lake, Shard("demo", number))) for number in (3, 4)] == [0, 6]
+    assert [len(read_index(lake, Shard("demo", number))) for number in (3, 4)] == [1, 6]
+
+
+def test_a_merge_that_is_announced_too_late_hides_nobody_s_shard(
+    make_config: MakeConfig, tmp_path: Path, pictures: Path
+) -> None:
+    folder = tmp_path / "in"
+    config = make(make_config, folder)
+    shards = fill(config, folder, pictures)
+    lake = Lake(config.lake)
+    assert begin(lake, "demo", shards[:2], shards[2], "looked for a number before that was planned, and died")
+    assert keys(config) == [shard.key for shard in shards], "it has not claimed the plan"
+    outcome = Outcome(Cursor.parse(None), planned=3)
+    lake.remove(layout.media_index(shards[2]))
+    assert to_hand_over(lake, "demo", outcome) == [shards[2]]
+    with open_views(config) as views:
+        assert views.execute("SELECT count(*) FROM shards").fetchall() == [(2,)], "a view cannot look into plans"
+    tick(config, lake, "demo", Cursor.parse(None), tables.now())
+    with open_views(config) as views:
+        assert views.execute("SELECT count(*) FROM shards").fetchall() == [(3,)]
 
 
 def test_the_last_arrival_is_that_of_the_items(make_config: MakeConfig, tmp_path: Path, pictures: Path) -> None:

@@ -19,8 +19,8 @@ from caption_assets.demo.network import IMAGE_START, IMAGE_TOKENS, DemoNetwork, 
 from caption_assets.demo.optimizer import orthogonalise
 from caption_assets.demo.prompts import image_prompt, synthesis_prompt
 from caption_assets.demo.scenes import make_picture
+from caption_assets.demo.settings import parse
 from caption_assets.demo.tokenizer import ASSISTANT, BOS, USER, load_tokenizer, token_id
-from caption_assets.demo.train import parse
 from caption_assets.demo.trainer import rate_factor
 
 MAX_BYTES = 8_000_000

@@ -62,7 +62,7 @@ def test_what_it_copies_exists_and_reaches_the_build(dockerfile: Path) -> None:
 def test_code_is_copied_after_the_dependencies_are_installed(dockerfile: Path) -> None:
     steps = instructions(dockerfile)
     code = next(i for i, each in enumerate(steps) if each.name == "COPY" and "caption_assets" in each.words)
-    dependencies = next(i for i, each in enumerate(steps) if each.marked and "k8s,s3]" in each.argument)
+    dependencies = next(i for i, each in enumerate(steps) if each.marked and "k8s,kafka,s3]" in each.argument)
     assert dependencies < code
     later = [each.argument for each in steps[code:] if each.marked]
     assert later

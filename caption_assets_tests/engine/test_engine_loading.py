@@ -12,12 +12,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from caption_assets.captioning.binding import bind_perspectives
+from caption_assets.captioning.run import CaptionRun
 from caption_assets.config import ConfigError, PipelineConfig
 from caption_assets.engine.device import device_lock
 from caption_assets.engine.loading import open_engine
 from caption_assets.engine.models import engine_identity, folder_digest, model_label
+from caption_assets.engine.parallelism import Gpus
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
-from caption_assets.engine.vllm_args import check_args, engine_args
+from caption_assets.engine.vllm_args import engine_args
+from caption_assets.lake.store import Lake
+from caption_assets_tests.support import ingest
 
 MakeConfig = Callable[..., PipelineConfig]
 
@@ -31,11 +36,11 @@ def other_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_pipeline_files_arguments_win_over_the_defaults(make_config: MakeConfig) -> None:
     engine = {"kind": "vllm", "model": "tiny", "args": {"max_num_seqs": 5, "chat_template": "x"}}
     config = make_config(engines={"default": engine})
-    arguments = engine_args(config, config.engines["default"], gpu=False)
+    arguments = engine_args(config, config.engines["default"], Gpus())
     assert arguments["max_num_seqs"] == 5
     assert arguments["block_size"] == 32
     assert "chat_template" not in arguments
-    assert engine_args(config, config.engines["default"], gpu=True)["max_num_seqs"] == 5
+    assert engine_args(config, config.engines["default"], Gpus(2))["max_num_seqs"] == 5
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [("AVX2", "float32"), ("AVX512", "bfloat16")])
@@ -45,16 +50,30 @@ def test_a_cpu_computes_in_what_it_is_fast_at_unless_told(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     config = make_config()
-    assert engine_args(config, config.engines["default"], gpu=False)["dtype"] == dtype
-    assert "dtype" not in engine_args(config, config.engines["default"], gpu=True)
+    assert engine_args(config, config.engines["default"], Gpus())["dtype"] == dtype
+    assert "dtype" not in engine_args(config, config.engines["default"], Gpus(1))
     told = make_config(engines={"default": {"kind": "vllm", "model": "tiny", "args": {"dtype": "float16"}}})
-    assert engine_args(told, told.engines["default"], gpu=False)["dtype"] == "float16"
+    assert engine_args(told, told.engines["default"], Gpus())["dtype"] == "float16"
 
 
-def test_an_unknown_argument_names_file_field_and_remedy(make_config: MakeConfig) -> None:
+@pytest.mark.usefixtures("other_device")
+def test_arguments_that_cannot_be_end_the_run_before_anything_is_loaded(make_config: MakeConfig) -> None:
     config = make_config(engines={"default": {"kind": "vllm", "model": "tiny", "args": {"max_num_seq": 5}}})
+    lake, told = Lake(config.lake), list[str]()
+    bound = bind_perspectives(config)
+    run = CaptionRun(config, lake, list(bound.values()), bound, ingest(config, lake), "run", tell=told.append)
     with pytest.raises(ConfigError, match=r"pipeline.yaml: engines.default.args.max_num_seq: .*'max_num_seqs'"):
-        check_args(config, "default", config.engines["default"])
+        list(run)
+    assert not any("loaded in" in line for line in told)
+
+
+@pytest.mark.usefixtures("other_device")
+def test_what_does_not_fit_the_model_is_not_tried_again(make_config: MakeConfig) -> None:
+    config = make_config(engines={"default": {"kind": "vllm", "model": "tiny", "args": {"max_model_len": 1 << 20}}})
+    with pytest.raises(EngineFailure, match=r"could not be loaded: .*max_model_len") as raised:
+        open_engine(config, "default").__enter__()
+    assert raised.value.fatal
+    assert not raised.value.retryable
 
 
 def test_what_decides_outputs_is_in_the_identity_and_the_rest_is_not(make_config: MakeConfig) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import pytest
 from aiohttp import web
 
 from caption_assets.engine.openai_engine import OpenAIServers
 from caption_assets.engine.protocol import EngineFailure, EngineReply
 from caption_assets_tests.engine.pools import ask_all, request, run, section, with_engine
-from caption_assets_tests.engine.stub_server import Behaviour, Call, StubServer
+from caption_assets_tests.engine.stub_server import Behaviour, Call, StubServer, completion
 
 
 def refusing(status: int, message: str) -> Behaviour:
@@ -75,6 +77,47 @@ def test_a_request_that_no_server_bears_is_told_from_a_server_that_bears_none() 
         server.behave = refusing(500, "out of memory")
         outcomes = run(with_engine(section(server, max_in_flight=4), alone))
     assert all(isinstance(one, EngineFailure) and not one.own and not one.fatal for one in outcomes)
+
+
+def said(call: Call, text: str) -> web.StreamResponse:
+    """An answer with this text."""
+    message = {"role": "assistant", "content": text}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return web.json_response(completion(call, choices=choices))
+
+
+@pytest.mark.parametrize("heeded", ["json_object", None])
+def test_a_server_that_takes_no_notice_of_the_format_is_told_in_another_way(heeded: str | None) -> None:
+    async def chat(call: Call) -> web.StreamResponse | None:
+        asked = (call.body.get("response_format") or {}).get("type")
+        if asked == heeded:
+            return None
+        return said(call, "Gladly! It is a circle.")
+
+    async def one_by_one(engine: OpenAIServers) -> list[EngineReply]:
+        return [await engine.generate(request(number)) for number in range(3)]
+
+    with StubServer(chat) as server:
+        replies = run(with_engine(section(server), one_by_one))
+    forms = [(call.body.get("response_format") or {}).get("type") for call in server.calls]
+    tried = ["json_schema", "json_object", None]
+    assert forms == tried[: tried.index(heeded)] + [heeded] * 3
+    assert all(set(json.loads(reply.text)) == {"n"} for reply in replies)
+
+
+def test_a_server_that_has_shown_that_it_takes_schemas_is_not_told_otherwise() -> None:
+    async def chat_at_times(call: Call) -> web.StreamResponse | None:
+        if call.number % 2 == 0:
+            return None
+        return said(call, "I would rather not.")
+
+    async def one_by_one(engine: OpenAIServers) -> list[str]:
+        return [(await engine.generate(request(number))).text for number in range(4)]
+
+    with StubServer(chat_at_times) as server:
+        texts = run(with_engine(section(server), one_by_one))
+    assert texts[1] == texts[3] == "I would rather not.", "the ladder's business"
+    assert {call.body["response_format"]["type"] for call in server.calls} == {"json_schema"}
 
 
 def test_a_server_that_wants_max_completion_tokens_gets_it_and_is_remembered() -> None:

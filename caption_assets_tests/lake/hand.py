@@ -64,7 +64,9 @@ class Hand:
         table = tables.table(rows, tables.captions_schema(type_))
         self.lake.write(f"{folder}/part-{minute}-{len(self.lake.list(folder))}.parquet", table_bytes(table))
 
-    def failures(self, stage: str, fingerprint: str, media_ids: Sequence[str], shard: Shard = ONE) -> None:
+    def failures(
+        self, stage: str, fingerprint: str, media_ids: Sequence[str], shard: Shard = ONE, **columns: Any
+    ) -> None:
         """Failure rows of a perspective."""
         rows = [
             {
@@ -75,6 +77,7 @@ class Hand:
                 "fingerprint": fingerprint,
                 "kind": "empty",
                 "created_at": NOON,
+                **columns,
             }
             for media_id in media_ids
         ]

@@ -40,6 +40,39 @@ def test_stale_says_why(hand: Hand) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("retryable", "read", "expected"),
+    [
+        (False, "of something else", ("inputs_changed", "another output of look")),
+        (False, None, ("inputs_changed", "another output of look")),  # it failed before there was anything to read
+        (False, "now", ("failed", "empty")),
+        (True, "of something else", ("failed", "empty")),  # it is tried again in any case
+    ],
+)
+def test_a_settled_failure_of_a_reader_is_stale_once_its_input_says_something_else(
+    hand: Hand, retryable: bool, read: str | None, expected: tuple[str, str]
+) -> None:
+    wanted = {"look": look("f2"), "sum": look("s1", ("look",))}
+    hand.media(ONE, "a")
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "a"}})
+    with connect(hand.lake, wanted) as views:
+        (now,) = views.execute("SELECT sha256('look=' || output_digest) FROM captions").fetchone() or ("",)
+    hand.failures("sum", "s1", ["a"], retryable=retryable, input_digest=now if read == "now" else read)
+    assert rows(hand.lake, wanted, "SELECT reason, why FROM stale") == [expected]
+    counted = rows(hand.lake, wanted, "SELECT failed, stale FROM status WHERE perspective = 'sum'")
+    assert counted == [(0, 1) if expected[0] == "inputs_changed" else (1, 0)]
+
+
+def test_a_settled_failure_stands_while_an_input_is_missing(hand: Hand) -> None:
+    wanted = {"look": look("f2"), "sum": look("s1", ("look",))}
+    hand.media(ONE, "a")
+    hand.failures("sum", "s1", ["a"], retryable=False, input_digest="of something else")
+    assert rows(hand.lake, wanted, "SELECT perspective, reason FROM stale ORDER BY 1") == [
+        ("look", "missing"),
+        ("sum", "failed"),
+    ]
+
+
 def test_stale_names_the_change_and_estimates_what_redoing_takes(hand: Hand) -> None:
     hand.media(ONE, "a", "b", "c")
     hand.captions("look", "f1", TEXT, {"a": {"caption": "a"}})

@@ -26,7 +26,7 @@ TENTHS = {
     "tiff": "nttttttttt",
     "avif": "nttttttttt",
     "heic": "nttttttttt",
-    "jxl": "nuuuuuuuuu",  # a stream without boxes does not say how long it is
+    "jxl": "nttttttttt",
 }
 """What a file is of which so many tenths are there: n, u, t, m for not_an_image, unreadable, truncated, media."""
 
@@ -157,6 +157,9 @@ def bombs() -> Iterator[Case]:
     jpeg = encode(quarters(), "JPEG")
     size = jpeg.index(b"\xff\xc0") + 5
     yield Case("bomb/65000.jpg", jpeg[:size] + struct.pack(">HH", 65_000, 65_000) + jpeg[size + 4 :], "too_large")
+    scans = encode(Image.new("L", (2000, 2000), 128), "JPEG", progressive=True)
+    again = scans[scans.rindex(b"\xff\xda") : -2] * 10_000
+    yield Case("bomb/scans.jpg", scans[:-2] + again + scans[-2:], "too_large")
     yield Case("bomb/tile.tif", tiled(60_000), "too_large")
     for kind, form in (("avif", "AVIF"), ("heic", "HEIF")):
         data = encode(quarters(64, 64), form)

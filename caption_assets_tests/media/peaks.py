@@ -1,12 +1,14 @@
-"""How much memory a process held at most while it made the media of one big picture: `python -m … FOLDER`.
+"""How much memory a process held at most while it made the media of big pictures: `python -m … FOLDER SETTINGS`.
 
-Prints as JSON what became of the picture in the folder's `pictures`, and the peak of resident memory in megabytes.
+Prints as JSON what became of the pictures in the folder's `pictures`, and resident memory in megabytes: the most there
+was, and what there was before.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from caption_assets.config import Media
@@ -25,7 +27,7 @@ from caption_assets_tests.media.world import SHARD
 
 def status(name: str) -> float:
     """A figure of this process in megabytes; `ru_maxrss` would begin with what the parent held."""
-    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024 / 1e6
 
 
 def open_source(folder: Path) -> Source:
@@ -40,13 +42,16 @@ def open_source(folder: Path) -> Source:
 def build(folder: Path, settings: str) -> dict[str, object]:
     """Make the media of the folder's pictures."""
     lake, source = Lake(str(folder / "lake")), open_source(folder)
-    plan_dataset(lake, "d", source, 100)
+    plan_dataset(lake, "d", source, 1000)
+    before = status("VmRSS")
     build_media(lake, Shard("d", 0), source, Media.model_validate_json(settings), "run")
     rows, failures = read_index(lake, SHARD), read_failures(lake, "media", SHARD)
     return {
         "outcomes": sorted({row.get("kind", "media") for row in rows + failures}),
         "messages": [row["message"] for row in failures],
+        "counts": Counter(row.get("kind", "media") for row in rows + failures),
         "peak": status("VmHWM"),
+        "before": before,
     }
 
 

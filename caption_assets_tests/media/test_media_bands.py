@@ -1,5 +1,6 @@
 """Big pictures in bands: what comes out is what Pillow makes of the whole, however the file is stored."""
 
+import io
 import struct
 import zlib
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from PIL import ExifTags, Image
 from caption_assets.media import bands
 from caption_assets.media.bands import bands_of
 from caption_assets.media.decode import DecodeError, Picture, decode
+from caption_assets.sources.spool import Bytes
 from caption_assets_tests.media.pictures import encode, noise, oriented, pixels, quarters, swapped_profile
 
 SIZE = (301, 203)
@@ -31,8 +33,8 @@ def small_and_big(data: bytes, monkeypatch: pytest.MonkeyPatch, target_pixels: i
         patch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
         patch.setattr("caption_assets.media.tiff._PIECE", 4000)
 
-        def watched(opened: Image.Image, file: bytes) -> bands.Bands | None:
-            big = bands_of(opened, file)
+        def watched(opened: Image.Image, file: Bytes, size: tuple[int, int]) -> bands.Bands | None:
+            big = bands_of(opened, file, size)
             used.append(big is not None)
             return big
 
@@ -176,8 +178,65 @@ def test_what_decodes_only_as_a_whole(
     told = exif.tobytes() if format_name in {"HEIF", "JXL"} else exif
     options = {"lossless": True} if lossless and format_name in {"WEBP", "JXL"} else {"quality": 90}
     data = encode(of_mode(mode), format_name, exif=told, **options)
-    assert_same(*small_and_big(data, monkeypatch), most=1)
+    if format_name != "WEBP" or mode == "RGBA":  # others are shrunk as they are decoded
+        assert_same(*small_and_big(data, monkeypatch), most=1)
     assert_same(*small_and_big(data, monkeypatch, 10**6), most=1)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("target", [2000, 20_000, 100_000])
+def test_webp_is_shrunk_as_it_is_decoded(lossless: bool, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out is as good as the whole picture shrunk by Lanczos, in its colours, upright."""
+    image = noise(300, 200).resize((1203, 811), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    data = encode(image, "WEBP", quality=90, lossless=lossless, exif=exif, icc_profile=swapped_profile())
+    small, big = small_and_big(data, monkeypatch, target)
+    assert_same(small, big, most=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(bands, "COPIED_PIXELS", 1000)
+        plain = pixels(decoded(encode(image, "WEBP", quality=90, lossless=lossless), target).image)
+    wanted = np.asarray(image.resize(plain.shape[1::-1], Image.Resampling.LANCZOS), np.float64)
+    assert 10 * np.log10(255**2 / ((plain - wanted) ** 2).mean()) > 45
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_a_cut_webp_is_told_where_it_would_be_shrunk(cut: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "COPIED_PIXELS", 1000)
+    data = encode(noise(301, 203), "WEBP")
+    with pytest.raises(DecodeError) as caught:
+        decoded(data[: int(len(data) * cut)])
+    assert caught.value.kind == "truncated"
+    damaged = data[: len(data) // 3] + bytes(len(data) - len(data) // 3)
+    with pytest.raises(DecodeError) as caught:
+        decoded(damaged[:40] + b"\xff" * 20 + damaged[60:])
+    assert caught.value.kind == "unreadable"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])
+def test_tiffs_of_one_compressed_strip(mode: str, compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(of_mode(mode), "TIFF", compression=compression, strip_size=1 << 30)
+    assert_same(*small_and_big(data, monkeypatch))
+
+
+def test_damage_in_one_compressed_strip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(of_mode("RGB"), "TIFF", compression="tiff_lzw", strip_size=1 << 30)
+    data = data[: len(data) // 2] + b"\xff" * 2000 + data[len(data) // 2 + 2000 :]
+    for least in (10**8, 1000):
+        monkeypatch.setattr(bands, "WHOLE_PIXELS", least)
+        with pytest.raises(DecodeError) as caught:
+            decoded(data)
+        assert caught.value.kind == "unreadable"
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "LAB"])
+def test_of_other_tiffs_in_one_strip_libvips_knows_too_little(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 1000)
+    data = encode(of_mode(mode), "TIFF", compression="tiff_lzw", strip_size=1 << 30)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert bands_of(opened, data, (50, 40)) is None
+    assert decoded(data).width == SIZE[0]
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -216,6 +275,4 @@ def test_a_damaged_strip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_strips_that_nobody_can_take_apart_are_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
-    one_strip = encode(quarters(*SIZE), "TIFF", compression="tiff_lzw", strip_size=1 << 20)
-    assert decoded(one_strip).width == SIZE[0]
     assert decoded(encode(of_mode("P"), "BMP")).width == SIZE[0]

@@ -1,6 +1,7 @@
 """Decoding: upright, sRGB, eight bits, opaque, first frame, and nothing but `DecodeError`."""
 
 import struct
+import time
 import tracemalloc
 import warnings
 import zlib
@@ -152,6 +153,23 @@ def test_of_several_frames_the_first_counts(format_name: str) -> None:
     assert_quarters(decoded(pictures.animation(format_name)).image)
 
 
+def test_a_tiff_of_many_pictures_is_counted_in_no_time() -> None:
+    """Each directory shows the same pixel; the last one leads back to the first."""
+    tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 4), (277, 1), (278, 1), (279, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    size = 2 + len(entries) + 4
+    ends = [8 + size * (number + 1) for number in range(99_999)] + [8]
+    data = (
+        b"II*\0"
+        + struct.pack("<I", 8)
+        + b"".join(struct.pack("<H", 9) + entries + struct.pack("<I", end) for end in ends)
+    )
+    begin = time.monotonic()
+    assert decoded(data).frames == 100_000
+    assert decoded(data[: 8 + size * 10 + 1]).frames == 10
+    assert time.monotonic() - begin < 20
+
+
 def test_mpo_gives_its_first_picture() -> None:
     data = encode(quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (48, 32))], quality=95)
     picture = decoded(data)
@@ -236,6 +254,9 @@ def test_a_file_cut_in_its_middle_is_called_truncated(name: str) -> None:
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported"),
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- by a tool -->\n<svg width="1"/>', "unsupported"),
         (b'<?xml version="1.0"?><!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "x">\n<svg/>', "unsupported"),
+        (b'<!DOCTYPE svg PUBLIC "x" "y" [\n<!ENTITY a "b">\n<!ENTITY c "d">\n]>\n<svg/>', "unsupported"),
+        (b"<!-- a page of nothing but remarks -->" * 100, "not_an_image"),
+        (b"<?xml" + b" " * 2000 + b"<!--" * 500, "not_an_image"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unreadable"),
         (b"%PDF-1.7\n", "unsupported"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from caption_assets.media.decode import _kept_jpeg, decode
-from caption_assets.media.jpeg import strip
+from caption_assets.media.jpeg import has_too_many_scans, strip
 from caption_assets_tests.media import pictures
 from caption_assets_tests.media.pictures import encode, insert, noise
 
@@ -139,6 +139,14 @@ def test_doubt_means_none(name: str) -> None:
 
 def keeps(data: bytes, target: int = 10**6) -> bytes | None:
     return decode(data, max_megapixels=10, target_pixels=target).jpeg
+
+
+@pytest.mark.parametrize("more", [93, 94, 95])
+def test_more_scans_than_any_encoder_writes_are_too_many(more: int) -> None:
+    data = encode(Image.new("L", (64, 64), 128), "JPEG", progressive=True, comment=b"\xff\xda" * 200)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    many = data[:-2] + scan * more + data[-2:] + b"\xff\xda" * 200  # what stands behind the end is another file
+    assert has_too_many_scans(many) == (more == 95)
 
 
 def test_decode_keeps_a_jpeg_only_where_its_pixels_are_the_result() -> None:

@@ -147,6 +147,22 @@ def test_a_prompt_that_cannot_be_rendered_fails_with_a_reason(prompt: str, words
         "{% for i in range(1000000000) %}{% endfor %}",
         "{% include '/etc/passwd' %}",
         "{% import 'os' as os %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in context.notes %}" * 6 + "{% endfor %}" * 6,
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{{ '{:>999999999}'.format('a') }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ 'a'.ljust(999999999) }}",
+        "{{ 'a'.zfill(999999999) }}",
+        "{{ 'a' | center(999999999) }}",
+        "{{ 'a' | indent(width=999999999, first=true) }}",
+        "{{ range(99999) | join('x' | center(9999)) }}",
+        "{{ ('a' | center(9999)) | replace(' ', 'b' | center(9999)) }}",
+        "{{ ('a' | center(9999)).replace(' ', 'b' | center(9999)) }}",
+        "{{ lipsum(n=99999) }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     ],
 )
 def test_a_template_cannot_leave_its_sandbox(attack: str) -> None:
@@ -154,6 +170,16 @@ def test_a_template_cannot_leave_its_sandbox(attack: str) -> None:
         ask(attack)
     assert "a" not in OUTPUT
     assert OUTPUT["items"] == ["Zweig", "Ähre"]
+
+
+def test_what_prompts_usually_do_is_within_the_bounds() -> None:
+    prompt = (
+        "{% for part in inputs.notes.parts %}{{ loop.index }}/{{ loop.length }} {{ part.label | upper }}"
+        "{{ ', ' if not loop.last }}{% endfor %} {{ source.tags.split(',') | join(' and ') }} "
+        "{{ source.tags | replace('a', 'o') | truncate(20) }} {{ 'x' ~ 1 ~ 'y' + 'z' }} {{ 1 + 2 }}"
+        "{% for n in range(3) if n != 1 %}{{ n }}{% else %}none{% endfor %} {{ source.tags | indent(2) }}"
+    )
+    assert ask(prompt, {"tags": "cat,mat"}) == "1/2 EAR, 2/2 TAIL cat and mat cot,mot x1yz 302 cat,mat"
 
 
 def test_an_input_without_perspective_is_an_error() -> None:

@@ -90,11 +90,20 @@ def test_a_reconciliation_tells_and_registers(pipeline: Pipeline, pictures: Path
     outcome = run(pipeline, "reconciliation_job")
     assert outcome.success, outcome.failures
     assert pipeline.shards[-1] == "demo-000004"
-    (event,) = pipeline.instance.fetch_observations(dg.AssetKey("datasets"), limit=10).records
-    metadata: dict[str, Any] = dict(event.asset_observation.metadata)  # type: ignore[union-attr]
+    metadata = observed(pipeline)
+    assert metadata["items in the source"].value == 9
     assert metadata["unplanned"].value == 1
     assert metadata["no media"].value == 1
     assert "demo-000003" in metadata["report"].value
+    pipeline.config.dataset_path("demo").rename(pipeline.config.dataset_path("demo").with_name("away"))
+    assert run(pipeline, "reconciliation_job").success
+    assert "items in the source" not in observed(pipeline)
+
+
+def observed(pipeline: Pipeline) -> dict[str, Any]:
+    """What the latest reconciliation shows in the UI."""
+    (event,) = pipeline.instance.fetch_observations(dg.AssetKey("datasets"), limit=1).records
+    return dict(event.asset_observation.metadata)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("watch", [True, False])

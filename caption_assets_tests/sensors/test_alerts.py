@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -160,7 +161,15 @@ def test_a_run_that_waits_too_long(tmp_path: Path, pictures: Path, receiver: Rec
     assert watched.alerts() == [("alert.queue", "raised")]
     assert watched.data()["limit"] == 1e-6
     assert watched.data()["value"] is not None
+    assert re.match(r"a run waits since \d{4}-\d\d-\d\d \d\d:\d\d UTC", watched.data()["summary"])
+    assert list(watched.look().asset_events) == [], "what is told stays true while it waits"
+    another = instance.create_run_for_job(job, tags={"dagster/partition": SHARD})
+    (told,) = watched.look().asset_events
+    assert isinstance(told, dg.AssetCheckEvaluation)
+    assert told.description
+    assert told.description.startswith("2 runs wait, the oldest since ")
     instance.report_run_canceled(run)
+    instance.report_run_canceled(another)
     watched.look()
     watched.tell()
     assert watched.alerts() == [("alert.queue", "raised"), ("alert.queue", "resolved")]

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from caption_assets import run_tags
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.media.shard import build_media
@@ -95,11 +96,12 @@ def test_new_pictures_are_planned_registered_and_launched(watched: Watched) -> N
 
 def test_the_tick_explains_itself(watched: Watched, capfd: pytest.CaptureFixture[str]) -> None:
     watched.add(2)
-    watched.tick(apply=False)
+    (request,) = watched.tick(apply=False).run_requests
+    assert request.tags[run_tags.WHY] == "2 new pictures → shard demo-000000"
     assert "2 new pictures → shard demo-000000" in "".join(capfd.readouterr())
     watched.add(1)
     watched.tick(apply=False)
-    assert "1 new pictures → shards demo-000000, demo-000001" in "".join(capfd.readouterr())
+    assert "1 new picture → shards demo-000000, demo-000001" in "".join(capfd.readouterr())
     watched.tick()
     assert "no new pictures, but shards never handed over → shards" in "".join(capfd.readouterr())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -91,3 +92,11 @@ def test_a_server_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(code_reload, "_RELOAD_SECONDS", 2)
     told = code_reload._reload(_Context(GrpcServerCodeLocationOrigin("localhost", 9)))  # type: ignore[arg-type]
     assert "could not be loaded again" in told
+
+
+def test_a_server_that_is_slow_to_load_is_not_called_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_reload, "_RELOAD_SECONDS", 1)
+    with socket.create_server(("localhost", 0)) as silent:
+        origin = GrpcServerCodeLocationOrigin("localhost", silent.getsockname()[1])
+        told = code_reload._reload(_Context(origin))  # type: ignore[arg-type]
+    assert told == "the files have changed: the code location takes longer than 1 s to load again"

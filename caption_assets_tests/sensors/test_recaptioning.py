@@ -47,6 +47,7 @@ def test_a_changed_prompt_redoes_what_it_makes_stale_and_no_more(changing: Chang
     assert what(request) == ("street-000000", "street-000002", TWO)
     assert request.tags[run_tags.CAUSE] == "recaptioning"
     assert request.tags[run_tags.PICTURES] == "6"
+    assert request.tags[run_tags.WHY].startswith("captions again 6 pictures of ")
     before = len(changing.engine.requests)
     assert changing.run(request).success
     assert len(changing.engine.requests) - before == 2 * 6
@@ -302,10 +303,10 @@ def test_the_lake_is_read_again_when_something_has_happened(
     changing.caption_all()
     assert why_not(changing.tick()) == "nothing to do"
 
-    def read(*_: object) -> None:
+    def read(*_: object, **__: object) -> None:
         raise AssertionError("it is read")
 
-    monkeypatch.setattr("caption_assets.sensors.recaptioning.open_views", read)
+    monkeypatch.setattr("caption_assets.sensors.recaptioning.open_counts", read)
     assert why_not(changing.tick()) == "nothing to do"
     create_run_for_test(changing.instance, "caption_job", status=DagsterRunStatus.STARTED)
     with pytest.raises(AssertionError, match="it is read"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -19,7 +20,7 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_index
 from caption_assets.sources.base import FetchError, Item
-from caption_assets.sources.huggingface import HuggingFaceStream
+from caption_assets.sources.huggingface import HuggingFaceSource, HuggingFaceStream
 from caption_assets.sources.kinds import open_source
 from caption_assets.sources.planner import plan_dataset, read_plan
 
@@ -67,6 +68,90 @@ def test_rows_are_items_with_their_columns(
     assert [item.source for item in open_source(config, "e").scan()] == [{"n": 0}, {"n": 1}, {"n": 2}]
     with pytest.raises(ValueError, match="has no column 'x', only picture, label, n"):
         list(open_source(config, "f").scan())
+
+
+@pytest.mark.parametrize("column", ["n", None])
+def test_a_copy_of_a_hub_s_repository_has_configurations_and_splits(
+    make_config: Callable[..., PipelineConfig], tmp_path: Path, column: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reads a name on the hub reads a folder of the same files, so this is how such a name is read, too."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    told = "---\nconfigs:\n"
+    for name in ("big", "small"):
+        told += f"- config_name: {name}\n  data_files:\n"
+        for split in ("train", "val"):
+            rows(f"{name} {split}".encode()).to_parquet(tmp_path / "set" / f"{name}-{split}.parquet")
+            told += f"  - split: {split}\n    path: {name}-{split}.parquet\n"
+    (tmp_path / "set" / "README.md").write_text(f"{told}---\n")
+    entry = {
+        "kind": "huggingface", "path": "./set", "config_name": "small", "split": "val", "revision": "main",
+        "image": "picture", "columns": [column] if column else [],
+    }  # fmt: skip
+    source = open_source(make_config(datasets={"d": entry}), "d")
+    (item,) = source.scan()
+    assert source.fetch(item.uri, item.etag) == b"small val"
+    assert item.source == ({"n": 0} if column else {"label": "ä0", "n": 0})
+
+
+def test_the_name_on_the_hub_is_asked_for_with_all_that_was_said(
+    make_config: Callable[..., PipelineConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def load(*names: str, **options: Any) -> datasets.Dataset:
+        asked.append((*names, options))
+        return rows(b"x")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    entry = {
+        "kind": "huggingface",
+        "path": "org/set",
+        "config_name": "c",
+        "revision": "abc",
+        "split": "val[:9]",
+        "image": "picture",
+    }
+    (item,) = open_source(make_config(datasets={"d": entry}), "d").scan()
+    assert item.uri == "org/set/val[:9]#0"
+    assert asked == [("org/set", {"split": "val[:9]", "name": "c", "revision": "abc", "streaming": False})]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pictures_in_files_beside_the_rows(
+    make_config: Callable[..., PipelineConfig],
+    tmp_path: Path,
+    pictures: Path,
+    packed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    file = next(pictures.glob("*.png"))
+    (tmp_path / "set").mkdir()
+    if packed:
+        with zipfile.ZipFile(tmp_path / "set" / "all.zip", "w") as archive:
+            archive.write(file, "x.png")
+    else:
+        (tmp_path / "set" / "x.png").write_bytes(file.read_bytes())
+        (tmp_path / "set" / "metadata.jsonl").write_text('{"file_name": "x.png", "text": "hello"}')
+    config = make_config(datasets={"d": {"kind": "huggingface", "path": "./set"}})
+    lake, source, shard = Lake(config.lake), open_source(config, "d"), Shard("d", 0)
+    plan_dataset(lake, "d", source, 10)
+    assert build_media(lake, shard, source, config.media, "run").rows == 1
+    (row,) = read_index(lake, shard)
+    assert row["media_id"] == sha256(file.read_bytes()).hexdigest()
+    assert json.loads(row["source"]) == ({} if packed else {"text": "hello"})
+
+
+@pytest.mark.parametrize(
+    "where", ["secret.png", "set/link.png", "http://127.0.0.1:1/x.png", "hf://datasets/other/set/x.png"]
+)
+def test_rows_cannot_name_files_of_others(tmp_path: Path, where: str) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link.png").symlink_to(tmp_path / "secret.png")
+    path = where if "://" in where else str(tmp_path / where)
+    split = HuggingFaceSource(str(tmp_path / "set"), split="train", image="image")
+    assert split._bytes({"bytes": None, "path": path}) == b""
 
 
 def stored(folder: Path, *files: list[bytes | None], group: int = 4) -> str:
@@ -183,7 +268,7 @@ def test_a_streamed_set_becomes_media_also_after_a_run_that_died(
 SCAN = """
 import sys
 from pathlib import Path
-from caption_assets.sources.huggingface import HuggingFaceStream
+from caption_assets.sources.huggingface import HuggingFaceSource, HuggingFaceStream
 
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])

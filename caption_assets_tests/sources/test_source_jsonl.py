@@ -59,7 +59,10 @@ def test_lines_are_items_with_their_columns(lake: Lake, folder: Path, name: str)
         (b"\xff{}", "the line is not UTF-8"),
         (b"[1]", "the line is no JSON object"),
         (b'{"x": NaN, "path": "a.jpg"}', "NaN is not JSON"),
-        ({"caption": "x"}, "the line has none of path, url, file_name"),
+        ({"caption": "x"}, "the line has none of path, url, file_name, filename, urls"),
+        ({"urls": []}, "the line has none of"),
+        ({"urls": [7]}, "urls is no text"),
+        (b'{"path": "a.jpg", "n": 1e999}', "not JSON"),
         ({"path": ""}, "the line has none of"),
         ({"path": 7}, "path is no text"),
         ({"path": "../a.jpg"}, "path leads out of the root"),
@@ -84,6 +87,25 @@ def test_a_bad_line_is_a_failure_with_its_number(
     assert kind == "bad_row"
     assert message in told
     assert source.fetch(first.uri, first.etag) == source.fetch(last.uri, last.etag) == b"content"
+
+
+def test_the_open_model_initiative_s_forms(lake: Lake, folder: Path) -> None:
+    """A line an annotation in what is uploaded; a line a picture, with its places, in what is published."""
+    touch(folder / "big-buddha_1280.jpg", b"buddha")
+    parsed = {"tags_list": [{"tag": "Buddha statue", "category": "Entity", "confidence": 0.99}], "short_caption": "x"}
+    upload = {"filename": "./big-buddha_1280.jpg", "config_name": "graphcap", "version": "1", "parsed": parsed}
+    published = {"id": 1, "urls": ["https://x.test/o.jpg", "https://y.test/o.jpg"], "license": "CC", "hash": "tbd"}
+    source = JsonlSource(
+        str(listed(folder, upload, {**upload, "version": "2"}, published, {**published, "urls": []})),
+        web=WebFetcher(Web(), Ahead()),
+    )
+    plan = plan_dataset(lake, "d", source, 10)
+    first, second, far, bad = read_plan(lake, plan.shards[0])
+    assert first.uri == second.uri == f"{folder}/big-buddha_1280.jpg"
+    assert first.source == {"config_name": "graphcap", "version": "1", "parsed": parsed}
+    assert source.fetch(second.uri, second.etag) == b"buddha"
+    assert (far.uri, far.source) == ("https://x.test/o.jpg", {"id": 1, "license": "CC", "hash": "tbd"})
+    assert error_of(source, bad)[0] == "bad_row"
 
 
 def test_a_changed_line_or_file_is_a_new_item(folder: Path) -> None:
@@ -157,10 +179,17 @@ def test_lines_may_name_urls_of_the_web(folder: Path) -> None:
     touch(folder / "a.jpg", b"local")
     with web_server() as server:
         server.answers["/a.jpg"] = lambda request: web.Response(body=b"web")
-        file = listed(folder, {"url": server.url("/a.jpg"), "n": 1}, {"path": "a.jpg"}, b"bad")
+        file = listed(
+            folder,
+            {"url": server.url("/a.jpg"), "n": 1},
+            {"path": "a.jpg"},
+            b"bad",
+            {"url": server.url("/a.jpg").upper()},
+        )
         client = WebFetcher(Web(allow_hosts=["127.0.0.1"]), Ahead())
         source = JsonlSource(str(file), web=client)
-        far, near, bad = source.scan()
+        far, near, bad, loud = source.scan()
+        assert loud.uri.startswith("HTTP://127.0.0.1")
         assert (far.uri, far.source) == (server.url("/a.jpg"), {"n": 1})
         assert [source.fetch(item.uri, item.etag) for item in (far, near)] == [b"web", b"local"]
         started = source.start(far.uri, far.etag)

@@ -82,6 +82,33 @@ def test_bad_rows_are_failures_with_their_number(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("l.tsv", "url\ta\tb\nu1\t\t\nu2\tx\t", {"u1": ["", ""], "u2": ["x", ""]}),
+        ("l.tsv", "a\turl\n\tu1\n \tu2", {"u1": [""], "u2": [" "]}),
+        ("l.csv", 'url,a\r\nu1,"x\r\n\r\n  y"\r\n\r\n  \r\nu2,z', {"u1": ["x\n\n  y"], "u2": ["z"]}),
+        ("l.csv", 'url,a\nu1,"never closed\nu2,x\nu3,"y"', {"#L2": [], "u2": ["x"], "u3": ["y"]}),
+        ("l.csv", 'url,a\n"never closed\nu2,x', {"#L2": [], "u2": ["x"]}),
+        ("l.csv", 'url,a\nu1,"a "word" said"\nu2,5" of it', {"u1": ['a word" said"'], "u2": ['5" of it']}),
+        ("l.csv", f"url,a\nu1,{'x' * 140_000}\nu2,x", {"#L2": [], "u2": ["x"]}),
+    ],
+)
+def test_quotes_and_empty_fields(tmp_path: Path, name: str, text: str, expected: dict[str, list[str]]) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    assert {item.uri.removeprefix(str(path)): [*item.source.values()] for item in source(path).scan()} == expected
+
+
+@pytest.mark.parametrize("name", ["L.CSV.GZ", "l.csv.gz?signature=x.txt"])
+def test_packed_however_its_name_is_written(name: str) -> None:
+    data = gzip.compress(b"url\nu1")
+    with web_server() as server:
+        server.answers[f"/{name.partition('?')[0]}"] = lambda request: web.Response(body=data)
+        (item,) = UrlListSource(server.url(f"/{name}"), WebFetcher(Web(), Ahead())).scan()
+    assert item.uri == "u1"
+
+
 def test_parquet_keeps_what_json_can_hold_and_refuses_what_is_none(tmp_path: Path) -> None:
     path = tmp_path / "l.parquet"
     row = {"link": "http://x.test/1", "n": float("nan"), "b": b"\0", "nested": {"x": [1, None]}}

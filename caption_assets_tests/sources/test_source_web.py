@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.abc import ResolveResult
 
 from caption_assets.config.datasets import Web
 from caption_assets.sources.addresses import is_public
@@ -47,7 +49,9 @@ def failure(client: WebFetcher, url: str) -> tuple[str, str]:
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0",
         "224.0.0.1", "239.1.1.1", "255.255.255.255", "168.63.129.16", "::1", "::", "fe80::1", "fe80::1%eth0",
         "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "64:ff9b::7f00:1", "2002:7f00:1::",
-        "::7f00:1", "2001::1", "x", "",
+        "::7f00:1", "2001::1", "64:ff9b:1::7f00:1", "::ffff:0:7f00:1", "fec0::1", "5f00::1", "3fff::1",
+        "2002:a9fe:a9fe::", "64:ff9b::a9fe:a9fe", "192.0.0.192", "192.88.99.1", "100.64.0.1", "198.18.0.1", "240.0.0.1",
+        "x", "",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
@@ -63,12 +67,31 @@ def test_addresses_that_are_public(address: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "localhost", "2130706433", "017700000001", "0x7f.1", "0177.0.0.1", "127.1", "[::1]",
+    ["127.0.0.1", "localhost", "①②⑦.0.0.1", "127。0。0。1", "user:word@127.0.0.1",
+     "2130706433", "017700000001", "0x7f.1", "0177.0.0.1", "127.1", "[::1]",
      "[::ffff:127.0.0.1]", "[fe80::1]", "169.254.169.254", "10.0.0.1"],
 )  # fmt: skip
 def test_no_spelling_of_a_private_address_is_connected_to(server: WebServer, host: str) -> None:
     kind, message = failure(fetcher(allow_hosts=[]), server.url("/a.jpg", host))
     assert kind == "blocked_address", message
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.", "localhost.", "127.0.0.1%2f.test", "4294967297"])
+def test_what_is_hardly_a_host_is_not_connected_to(server: WebServer, host: str) -> None:
+    kind, message = failure(fetcher(allow_hosts=[], attempts=1), server.url("/a.jpg", host))
+    assert kind in {"blocked_address", "bad_row", "unreachable"}, message
+    assert server.asked == []
+
+
+def test_one_private_address_among_public_ones_is_enough(server: WebServer) -> None:
+    class Both(Names):
+        async def resolve(self, host: str, port: int = 0, family: Any = None) -> list[ResolveResult]:
+            return [
+                {**(await Names.resolve(self, "x"))[0], "host": each, "port": port} for each in ("1.1.1.1", "127.0.0.1")
+            ]
+
+    assert failure(fetcher(allow_hosts=[], names=Both(x="")), server.url("/a.jpg", "both.test"))[0] == "blocked_address"
     assert server.asked == []
 
 
@@ -90,7 +113,8 @@ def test_the_pipeline_file_may_allow_a_host_by_its_name(server: WebServer) -> No
 @pytest.mark.parametrize(
     "target",
     ["http://169.254.169.254/latest/meta-data", "http://[::1]/", "//10.0.0.1/x", "http://2852039166/", "file:///etc/passwd",
-     "ftp://127.0.0.1/x", "http://private.test/"],
+     "ftp://127.0.0.1/x", "http://private.test/", "gopher://x", "data:image/png;base64,AA", "http://public.test@10.0.0.1/",
+     "http://[::ffff:0:7f00:1]/"],
 )  # fmt: skip
 def test_a_redirect_leads_nowhere_private(server: WebServer, target: str) -> None:
     names = Names(public_test="127.0.0.1", private_test="10.0.0.1")
@@ -128,7 +152,19 @@ def test_redirects_are_followed_so_far(server: WebServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x/a", "file:///etc/hostname", "a.jpg", "", "http://", "http://x:y/", "http://[::1"]
+    "url",
+    [
+        "http://xn--/",
+        "http:///a",
+        "javascript:a",
+        "ftp://x/a",
+        "file:///etc/hostname",
+        "a.jpg",
+        "",
+        "http://",
+        "http://x:y/",
+        "http://[::1",
+    ],
 )
 def test_only_web_urls(url: str) -> None:
     assert failure(fetcher(), url)[0] == "bad_row"
@@ -137,7 +173,8 @@ def test_only_web_urls(url: str) -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "requests"),
     [(404, "gone", 1), (410, "gone", 1), (401, "forbidden", 1), (403, "forbidden", 1), (451, "forbidden", 1),
-     (418, "unreadable", 1), (429, "unreachable", 3), (500, "unreachable", 3), (503, "unreachable", 3)],
+     (418, "unreadable", 1), (429, "unreachable", 3), (520, "unreachable", 3),
+     (500, "unreachable", 3), (503, "unreachable", 3)],
 )  # fmt: skip
 def test_statuses(server: WebServer, status: int, kind: str, requests: int) -> None:
     server.answers["/x"] = lambda request: web.Response(status=status)
@@ -201,10 +238,29 @@ def test_robots_txt_holds_for_where_a_redirect_leads(server: WebServer) -> None:
     assert "/a.jpg" not in server.asked
 
 
-def test_a_robots_txt_that_cannot_be_had_forbids_for_now(server: WebServer) -> None:
-    server.answers["/robots.txt"] = lambda request: web.Response(status=503)
+@pytest.mark.parametrize("status", [429, 500, 501, 503, 520, 599])
+def test_a_robots_txt_that_cannot_be_had_forbids_for_now(server: WebServer, status: int) -> None:
+    server.answers["/robots.txt"] = lambda request: web.Response(status=status)
     assert failure(fetcher(), server.url("/a.jpg"))[0] == "unreachable"
     assert "/a.jpg" not in server.asked
+
+
+@pytest.mark.parametrize("text", ["Disallow: /" + "*a" * 40 + "*b", "Disallow: /\n" * 40_000, "\0\xff:" * 9000])
+def test_no_robots_txt_holds_us_up(server: WebServer, text: str) -> None:
+    server.answers["/robots.txt"] = lambda request: web.Response(text=f"User-agent: other\nUser-agent: *\n{text}")
+    path = "/" + "a" * 90
+    server.answers[path] = server.answers["/a.jpg"]
+    client = fetcher()
+    begin = time.monotonic()
+    fetches = [client.start(server.url(path)) for _ in range(20)]
+    assert {type(each.exception(30)) for each in fetches} <= {type(None), FetchError}
+    assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize("status", [204, 401, 403, 404, 410])
+def test_a_host_without_robots_txt_allows_everything(server: WebServer, status: int) -> None:
+    server.answers["/robots.txt"] = lambda request: web.Response(status=status)
+    assert get(fetcher(), server.url("/a.jpg")) == b"content"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +271,11 @@ def test_a_robots_txt_that_cannot_be_had_forbids_for_now(server: WebServer) -> N
         (["otherbot: noindex"], None),
         (["otherbot: noarchive, noai"], None),
         (["caption-assets: noindex"], "noindex"),
+        (["*: noai"], "noai"),
+        (["googlebot: nofollow", "noai"], "noai"),
+        (["googlebot: noindex, caption-assets/1.0: noai"], "noai"),
+        (["caption-assets: nofollow, otherbot: noai"], None),
+        (["max-image-preview: none"], None),
         (["unavailable_after: 25 Jun 2030 15:00:00 PST"], None),
         (["max-snippet: 5, noai"], "noai"),
         (["nofollow", ""], None),
@@ -256,7 +317,7 @@ def test_a_host_gets_no_more_requests_a_second_than_agreed(server: WebServer) ->
 @pytest.mark.parametrize(
     ("value", "low", "high"),
     [(None, 0, 0), ("", 0, 0), ("7", 7, 7), ("-5", 0, 0), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
-     ("Wed, 21 Oct 2093 07:28:00 GMT", 1e8, 1e11)],
+     ("Wed, 21 Oct 2093 07:28:00 GMT", 1e8, 1e11), ("Mon, 01 Jan 99999999999 00:00:00 GMT", 0, 0), ("nan", 0, 0)],
 )  # fmt: skip
 def test_retry_after(value: str | None, low: float, high: float) -> None:
     assert low <= retry_after(value) <= high

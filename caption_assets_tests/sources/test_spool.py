@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import os
 import tempfile
 from concurrent.futures import Future
@@ -9,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from caption_assets.sources import bucket
+from caption_assets.sources import stores
 from caption_assets.sources.ahead import Ahead, Room
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.bucket import BucketSource
-from caption_assets.sources.spool import IN_MEMORY, Spool
+from caption_assets.sources.spool import ALL_IN_MEMORY, IN_MEMORY, Spool
 
 
 def written(size: int, piece: int = 300_000) -> tuple[Spool, bytes]:
@@ -27,10 +29,34 @@ def written(size: int, piece: int = 300_000) -> tuple[Spool, bytes]:
 @pytest.mark.parametrize("size", [0, 1, IN_MEMORY, IN_MEMORY + 1, 3 * IN_MEMORY])
 def test_what_was_written_comes_back(size: int) -> None:
     spool, data = written(size)
-    content = spool.content()
-    assert len(content) == size
-    assert isinstance(content, bytes) == (size <= IN_MEMORY)
-    assert (content.take() if isinstance(content, Spool) else content) == data
+    assert len(spool) == size
+    assert spool.on_disk == (size > IN_MEMORY)
+    assert spool.view()[7:1000] == data[7:1000]
+    assert b"".join(spool.pieces()) == data
+    assert spool.sha256() == hashlib.sha256(data).hexdigest()
+    assert spool.take() == data
+
+
+@pytest.mark.parametrize("size", [1000, 3 * IN_MEMORY])
+def test_several_read_it_at_once(size: int) -> None:
+    spool, data = written(size)
+    with spool.open() as first, spool.open() as second:
+        assert first.read(100) == data[:100]
+        second.seek(-100, os.SEEK_END)
+        assert second.read() == data[-100:]
+        assert first.read() == data[100:]
+
+
+def test_of_all_that_waits_little_is_in_memory() -> None:
+    """And what nobody wants any more leaves its room to others, taken, closed or forgotten."""
+    for end in (Spool.take, Spool.close, lambda spool: None):
+        many = [Spool.of(bytes(1_500_000)) for _ in range(30)]
+        inside = [len(spool) for spool in many if not spool.on_disk]
+        assert ALL_IN_MEMORY - 1_500_000 <= sum(inside) <= ALL_IN_MEMORY
+        for spool in many:
+            end(spool)
+        del many, spool
+        gc.collect()
 
 
 def test_an_error_frees_it() -> None:
@@ -60,7 +86,7 @@ def test_a_waiting_body_tells_its_size_and_is_not_in_memory() -> None:
 
     async def fetch(room: Room) -> bytes | Spool:
         room.exactly(len(data))
-        return spool.content()
+        return spool
 
     started = Ahead().start(fetch)
     assert started.size() == len(data)
@@ -78,7 +104,7 @@ def test_a_body_that_fails_has_no_size() -> None:
         started.result()
 
 
-@pytest.mark.parametrize("size", [IN_MEMORY - 1, 2 * IN_MEMORY + 1, bucket._PIECE + 1])
+@pytest.mark.parametrize("size", [IN_MEMORY - 1, 2 * IN_MEMORY + 1, stores._PIECE + 1])
 def test_of_a_store_it_comes_in_pieces(size: int, tmp_path: Path) -> None:
     data = os.urandom(size)
     (tmp_path / "a.tif").write_bytes(data)

@@ -1,4 +1,5 @@
-"""A `dagster dev` of its own: instance, lake, pipeline file and watched folder in a temporary folder."""
+"""A Dagster of its own: instance, lake, pipeline file and watched folder in a temporary folder; `dagster dev`, or code
+server, webserver and daemon as a deployment has them."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ _QUIET = {"DAGSTER_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_
 
 @dataclass(frozen=True)
 class DevServer:
-    """A running `dagster dev`, and what it works on."""
+    """A running webserver with its code location and daemon, and what they work on."""
 
     folder: Path
     port: int
@@ -133,40 +134,78 @@ def wait_for(what: str, find: Callable[[], T | None], seconds: float = WAIT_SECO
 def dev_server(folder: Path, **sections: Any) -> Iterator[DevServer]:
     """Run `dagster dev` in `folder` until it is left; its log is `dev.log` there. Keywords replace sections of the
     pipeline file."""
-    home = folder / "home"
-    home.mkdir()
+    _prepare(folder)
+    write_pipeline(folder / "pipeline.yaml", **sections)
+    server = DevServer(folder, _free_port())
+    arguments = ["dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(server.port)]
+    with _running(folder, folder / "pipeline.yaml", "dev", *arguments) as process:
+        wait_for("the webserver with the code location loaded", lambda: _is_up(server, [process]))
+        yield server
+
+
+@contextmanager
+def separate_servers(folder: Path, pipeline: Path) -> Iterator[DevServer]:
+    """Run code server, webserver and daemon as processes of their own until they are left, as deploy/k8s does. Their
+    logs are `*.log` in `folder`."""
+    _prepare(folder)
+    server, code = DevServer(folder, _free_port()), _free_port()
+    workspace = folder / "workspace.yaml"
+    place = {"host": "localhost", "port": code, "location_name": "caption-assets"}
+    workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": place}]}), encoding="utf-8")
+    serve = ["dagster", "code-server", "start", "-h", "127.0.0.1", "-p", str(code), "--module-name", LOCATION]
+    show = ["dagster_webserver", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(server.port)]
+    with _running(folder, pipeline, "code-server", *serve) as code_server:
+        wait_for("the code server", lambda: _listens(code, code_server))
+        with (
+            _running(folder, pipeline, "webserver", *show) as webserver,
+            _running(folder, pipeline, "daemon", "dagster._daemon", "run", "-w", str(workspace)) as daemon,
+        ):
+            wait_for("the webserver", lambda: _is_up(server, [code_server, webserver, daemon]))
+            yield server
+
+
+def write_pipeline(file: Path, **sections: Any) -> None:
+    """Write the tests' pipeline file; keywords replace its sections."""
+    file.write_text(yaml.safe_dump(yaml.safe_load(_PIPELINE) | sections), encoding="utf-8")
+
+
+def _prepare(folder: Path) -> None:
+    (folder / "home").mkdir()
     (folder / "pictures").mkdir()
     settings = yaml.safe_load((_CHECKOUT / "deploy" / "local" / "dagster.yaml").read_text(encoding="utf-8"))
     # No invitation to Dagster's community: it comes seconds after the first page, above whatever is there by then.
-    (home / "dagster.yaml").write_text(yaml.safe_dump(settings | {"nux": {"enabled": False}}), encoding="utf-8")
-    pipeline = yaml.safe_dump(yaml.safe_load(_PIPELINE) | sections)
-    (folder / "pipeline.yaml").write_text(pipeline, encoding="utf-8")
-    server = DevServer(folder, _free_port())
-    with (folder / "dev.log").open("wb") as log:
+    (folder / "home" / "dagster.yaml").write_text(
+        yaml.safe_dump(settings | {"nux": {"enabled": False}}), encoding="utf-8"
+    )
+
+
+@contextmanager
+def _running(folder: Path, pipeline: Path, name: str, *module: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a module with its arguments until it is left; its log is `<name>.log` in `folder`."""
+    with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(server.port)],
+            [sys.executable, "-m", *module],
             cwd=_CHECKOUT,
-            env=_environment(home, folder),
+            env=_environment(folder, pipeline),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            wait_for("the webserver with the code location loaded", lambda: _is_up(server, process))
-            yield server
+            yield process
         finally:
             _stop(process)
 
 
-def _environment(home: Path, folder: Path) -> dict[str, str]:
+def _environment(folder: Path, pipeline: Path) -> dict[str, str]:
     ours = {"CAPTION_ASSETS_LAKE", "CAPTION_ASSETS_EXECUTOR"}
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
     return (
         inherited
         | _QUIET
         | {
-            "DAGSTER_HOME": str(home),
-            "CAPTION_ASSETS_CONFIG": str(folder / "pipeline.yaml"),
+            "DAGSTER_HOME": str(folder / "home"),
+            "CAPTION_ASSETS_CONFIG": str(pipeline),
             "CAPTION_ASSETS_LOCKS": str(folder),
         }
     )
@@ -179,17 +218,27 @@ def _free_port() -> int:
         return port
 
 
-def _is_up(server: DevServer, process: subprocess.Popen[bytes]) -> bool:
-    if process.poll() is not None:
-        raise AssertionError(f"dagster dev ended: {(server.folder / 'dev.log').read_text()[-4000:]}")
+def _is_up(server: DevServer, processes: Sequence[subprocess.Popen[bytes]]) -> bool:
+    for process in processes:
+        assert process.poll() is None, f"{process.args!r} ended: {_logs(server.folder)}"
     query = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
     try:
         entries = server.query(query)["workspaceOrError"]["locationEntries"]
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
     kinds = [entry["locationOrLoadError"]["__typename"] for entry in entries if entry["locationOrLoadError"]]
-    assert "PythonError" not in kinds, (server.folder / "dev.log").read_text()[-4000:]
+    assert "PythonError" not in kinds, _logs(server.folder)
     return kinds == ["RepositoryLocation"]
+
+
+def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, f"{process.args!r} ended"
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _logs(folder: Path) -> str:
+    return "\n".join(file.read_text()[-4000:] for file in folder.glob("*.log"))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,76 @@
+"""Big pictures that libvips, alone of Python's libraries, reads row by row: opaque WebP, TIFF of one compressed strip.
+
+libwebp averages the rows that it has decoded, where it is asked to; libtiff decodes a strip only as far as it is asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image
+
+_LOSSLESS = b"VP8L"
+_HEAD = 64
+_ROWS_BYTES = 15_000_000
+_REASON = 200
+
+
+@functools.cache
+def _library() -> Any:
+    """libvips, loaded with the first such picture: it costs every process ten megabytes."""
+    os.environ.setdefault("VIPS_CONCURRENCY", "1")  # pictures are worked on side by side already
+    import pyvips
+
+    pyvips.cache_set_max(0)  # nothing is asked twice
+    return pyvips
+
+
+def shrunk_bytes(data: bytes, size: tuple[int, int], factor: int) -> int:
+    """What `shrunk_webp` takes besides the file: of lossless ones the decoder holds all pixels, in four bytes each."""
+    pixels = size[0] * size[1]
+    whole = 4.1 * pixels if _LOSSLESS in data[:_HEAD] else 0
+    return int(_ROWS_BYTES + whole + 10 * pixels / factor**2)
+
+
+def shrunk_webp(data: bytes, factor: int) -> Image.Image:
+    """An opaque WebP in RGB, its sides a whole factor shorter, rounded. Raises OSError: it is damaged or truncated."""
+    vips = _library()
+    try:
+        image = vips.Image.webpload_buffer(data, scale=1 / factor, access="sequential", fail_on="error")
+        pixels = image.write_to_memory()
+    except vips.Error as error:
+        raise _damaged(error) from None
+    return Image.frombytes("RGB", (image.width, image.height), pixels)
+
+
+def tiff_rows(data: bytes, mode: str, size: tuple[int, int], rows: int) -> Iterator[Image.Image]:
+    """A TIFF from top to bottom, not turned, `rows` rows at a time.
+
+    The decoder copies what is compressed.
+
+    Args:
+        mode: RGB, RGBA or CMYK, of eight bits each.
+        size: its width and height.
+
+    Raises:
+        OSError: it is damaged or truncated, or of another mode or size.
+    """
+    vips = _library()
+    try:
+        image = vips.Image.tiffload_buffer(data, access="sequential", fail_on="error", unlimited=True)
+        if (image.width, image.height, image.bands, image.format) != (*size, len(mode), "uchar"):
+            raise OSError("the file holds another picture than its head promises")
+        region = vips.Region.new(image)
+        for top in range(0, size[1], rows):
+            count = min(rows, size[1] - top)
+            yield Image.frombytes(mode, (size[0], count), region.fetch(0, top, size[0], count))
+    except vips.Error as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Any) -> OSError:
+    reason = " ".join(str(error.detail).split())  # of all that libvips did of late, in other threads, too
+    return OSError(f"the decoder finds the file damaged: {reason[:_REASON]}")
