@@ -42,7 +42,12 @@ def lived(history: History, steps: int = STEPS) -> None:
             assert counts[name] == answer, (name, done)
 
 
-@pytest.mark.parametrize("seed", range(6))
+def _slowly(first: int, end: int) -> list[object]:
+    """Further seeds, for those who have the minutes."""
+    return [pytest.param(seed, marks=pytest.mark.slow) for seed in range(first, end)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, *_slowly(2, 6)])
 def test_whatever_happens_the_counts_are_those_of_the_views(cache: Path, tmp_path: Path, seed: int) -> None:
     history = History(str(tmp_path / "lake"), seed)
     lived(history)
@@ -53,7 +58,7 @@ def test_whatever_happens_the_counts_are_those_of_the_views(cache: Path, tmp_pat
     assert history.counted > 0
 
 
-@pytest.mark.parametrize("seed", range(10, 12))
+@pytest.mark.parametrize("seed", [10, *_slowly(11, 13)])
 def test_the_same_on_a_store(cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(listing, "YOUNG_SECONDS", -3600.0)  # its tags tell two versions apart, however young
     history = History(f"memory://{uuid.uuid4().hex}/lake", seed)
