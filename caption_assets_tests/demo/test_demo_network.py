@@ -214,7 +214,7 @@ def test_a_run_saves_and_resumes(tmp_path: Path) -> None:
         first.run()
         assert first.step > 0
         assert (tmp_path / "work" / "loss.csv").exists()
-        second = Trainer(replace(parse(arguments), minutes=0.05))
+        second = Trainer(replace(parse(arguments), minutes=first.elapsed / 60 + 0.05))
         assert second.step == first.step
         assert second.elapsed == pytest.approx(first.elapsed)
         second.run()

@@ -24,7 +24,7 @@ HUNDRED, FIFTY, PHONE = (10_000, 10_000), (8000, 6250), (8064, 6048)
 WEBP_ALPHA = (7500, 6000)
 LIMIT = 600
 """Megabytes."""
-REST = 60
+REST = 110
 """Megabytes of libraries that are loaded with the first picture, threads' stacks and connections."""
 FAST: dict[str, Any] = {"quality": 60, "enc_params": {"preset": "ultrafast"}}
 
@@ -190,7 +190,6 @@ def test_the_sum_of_all_is_what_the_setting_says(source: str, tmp_path: Path) ->
     [
         ("JPEG", (2000, 1000), "RGB", {"progressive": True}, 8.0),
         ("JPEG", (2000, 1000), "RGB", {"progressive": True, "subsampling": "4:4:4"}, 14.0),
-        ("WEBP", (2200, 2000), "RGB", {"method": 0}, 28.0),
         ("AVIF", (2200, 2000), "RGB", {"speed": 10}, 36.0),
         ("HEIF", (2200, 2000), "RGB", FAST, 23.0),
         ("JXL", (2200, 2000), "RGB", {"effort": 1}, 28.0),
