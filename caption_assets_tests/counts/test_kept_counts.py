@@ -23,7 +23,7 @@ from caption_assets.lake.tombstones import read_tombstones, write_tombstone
 from caption_assets_tests.counts.history import PICTURES, History
 from caption_assets_tests.lake.hand import TEXT, Hand, look
 
-STEPS = 25
+STEPS = 12
 
 
 @pytest.fixture
