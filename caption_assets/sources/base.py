@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from caption_assets.lake.tables import MediaFailureKind
-
-if TYPE_CHECKING:
-    from caption_assets.sources.spool import Body
+from caption_assets.sources.failures import FetchError as FetchError
+from caption_assets.sources.spool import Body
 
 CHANGED = "the object has changed since it was planned; the new one is an item of its own"
 GONE = "the object is no longer there"
@@ -33,14 +31,6 @@ class Item:
     def key(self) -> tuple[str, str]:
         """What makes an item this one in its dataset."""
         return self.uri, self.etag
-
-
-class FetchError(Exception):
-    """An item's bytes could not be had; `kind` is a media failure kind."""
-
-    def __init__(self, kind: MediaFailureKind, message: str) -> None:
-        super().__init__(message)
-        self.kind: MediaFailureKind = kind
 
 
 class FieldError(ValueError):

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO, Protocol
 
-from caption_assets.sources.base import FetchError
+from caption_assets.sources.failures import FetchError
 
 IN_MEMORY = 2_000_000
 """Bytes of one body that stay in memory: dozens of bodies wait at once."""
