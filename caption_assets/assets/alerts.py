@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from caption_assets.assets.catalog import CATALOG
 from caption_assets.config import PipelineConfig
 from caption_assets.config.alerts import Alerts
 from caption_assets.config.callbacks import AlertType
@@ -18,7 +19,6 @@ from caption_assets.events.conditions import Condition
 from caption_assets.lake import tables
 from caption_assets.resources import PipelineResource
 
-CATALOG = dg.AssetKey("catalog")
 _NAMES: dict[AlertType, str] = {
     "alert.arrivals": "arrivals",
     "alert.failures": "failure_share",

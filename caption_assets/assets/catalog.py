@@ -1,6 +1,7 @@
 """`catalog`: DuckDB views over the lake. Every run refreshes it at its end; this asset does so on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -9,14 +10,18 @@ from caption_assets.captioning.catalog import refresh
 from caption_assets.captioning.loaded import Loaded
 from caption_assets.dagster_runs import known_runs
 from caption_assets.lake import layout
+from caption_assets.lake.store import Lake
 from caption_assets.resources import PipelineResource
-from caption_assets.status.reading import Total, read_status
+from caption_assets.status.reading import Status, Total, read_status
+
+CATALOG = dg.AssetKey("catalog")
 
 
 def build_catalog_asset(loaded: Loaded) -> dg.AssetsDefinition:
     """The asset, below all captions."""
 
     @dg.asset(
+        key=CATALOG,
         deps=[dg.AssetDep(caption_key(name), partition_mapping=dg.AllPartitionMapping()) for name in loaded.bound],
         group_name="exports",
         kinds={"duckdb"},
@@ -26,11 +31,14 @@ def build_catalog_asset(loaded: Loaded) -> dg.AssetsDefinition:
         settings, lake = pipeline.config(), pipeline.lake()
         refresh(settings, lake)
         status = read_status(settings, known_runs(context.instance, settings))
-        context.add_asset_metadata(
-            {"location": lake.url(layout.CATALOG), "status": dg.MetadataValue.table(_rows(status.totals))}
-        )
+        context.add_asset_metadata(status_metadata(lake, status))
 
     return catalog
+
+
+def status_metadata(lake: Lake, status: Status) -> Mapping[str, Any]:
+    """Where the catalog is, and the table of `caption-assets status`."""
+    return {"location": lake.url(layout.CATALOG), "status": dg.MetadataValue.table(_rows(status.totals))}
 
 
 def _rows(totals: Sequence[Total]) -> list[dg.TableRecord]:

@@ -10,7 +10,6 @@ from math import inf
 import duckdb
 import numpy as np
 import pyarrow as pa
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from caption_assets.counts.asked import Asked
 from caption_assets.counts.counting import Counter, ToCount
@@ -25,6 +24,7 @@ from caption_assets.lake.heartbeats import read_beats
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake
+from caption_assets.lake.vanishing import again_when_sealed
 
 _STORE_SECONDS = 20.0
 """Between files of counts, while a large lake is counted."""
@@ -40,12 +40,7 @@ class StillCounting(Exception):
     """There was no time to count all; what was counted is kept, and the next call goes on from there."""
 
 
-@retry(
-    retry=retry_if_exception_type((duckdb.IOException, FileNotFoundError, Damaged)),
-    stop=stop_after_attempt(10),
-    wait=wait_random_exponential(0.05, max=1),
-    reraise=True,
-)
+@again_when_sealed(Damaged)
 def connect(
     lake: Lake,
     wanted: Mapping[str, Wanted],

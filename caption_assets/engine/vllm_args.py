@@ -63,16 +63,17 @@ def runs_apart(engine: VllmEngine, gpus: Gpus) -> bool:
     return engine.mode == "async" or (engine.mode == "auto" and gpus.count > 0)
 
 
-def prepare_environment(source: str) -> None:
-    """Set what vLLM and torch read from the environment when they are imported; what is set already stays."""
+def prepare_environment() -> None:
+    """Set what vLLM and torch read from the environment when they are imported; what is set already stays.
+
+    Nothing that would keep the process from the hub: its datasets may be read there, too.
+    """
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "OMP_WAIT_POLICY": "passive",  # idle threads must not spin on the cores that decode pictures
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if Path(source).is_dir():
-        defaults["HF_HUB_OFFLINE"] = "1"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     _load_own_numa()

@@ -11,7 +11,6 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from caption_assets.config import ConfigError, PipelineConfig, VllmEngine
 from caption_assets.config.errors import worded
-from caption_assets.engine.models import model_source
 from caption_assets.engine.vllm_args import CHAT_ARGS, prepare_environment
 
 _OWN_ARGS = frozenset({"model", "revision"})
@@ -24,7 +23,7 @@ def check_args(config: PipelineConfig, name: str, engine: VllmEngine) -> None:
 
     What only shows together with the model, such as a context longer than the model's, vLLM tells when it is loaded.
     """
-    prepare_environment(model_source(config, engine))
+    prepare_environment()
     from vllm import EngineArgs
 
     fields = EngineArgs.__dataclass_fields__

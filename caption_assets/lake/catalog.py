@@ -21,7 +21,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import read_current
@@ -30,16 +29,10 @@ from caption_assets.lake.heartbeats import Beat, read_beats
 from caption_assets.lake.hidden import create_hidden
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
 from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.vanishing import again_when_sealed
 
 _MAX_SPILL = "16GB"
 """What a query may put on disk when it does not fit into memory; beyond that it fails, and the disk does not fill."""
-
-_while_sealed = retry(  # a file that another run seals away between the listing and the look into it
-    retry=retry_if_exception_type((duckdb.IOException, FileNotFoundError)),
-    stop=stop_after_attempt(10),
-    wait=wait_random_exponential(0.05, max=1),
-    reraise=True,
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ def ensure_tables(lake: Lake, wanted: Mapping[str, Wanted]) -> None:
             lake.write(path, table_bytes(schema.empty_table()))
 
 
-@_while_sealed
+@again_when_sealed()
 def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str] = ()) -> None:
     """Build `catalog.duckdb` beside and put it in place, atomically. `retained`: as `create_views` has it."""
     ensure_tables(lake, wanted)
@@ -89,7 +82,7 @@ def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted], retained: Collecti
         lake.write(layout.CATALOG, built.read_bytes())
 
 
-@_while_sealed
+@again_when_sealed()
 def connect(
     lake: Lake,
     wanted: Mapping[str, Wanted],

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-DECODING_BYTES = 400_000_000
+DECODING_BYTES = 325_000_000
 """Of all that is worked on at once, files and decoding, and of one picture: what keeps a process within 600 MB."""
 
 

@@ -55,7 +55,8 @@ def hub() -> Iterator[tuple[Hub, str]]:
 @contextmanager
 def ticking(home: Path, url: str) -> Iterator[subprocess.Popen[str]]:
     """A process that makes a tick for each line that it reads, and writes down what came of it."""
-    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    hub_there = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    environment = {**os.environ, **hub_there, "HF_HOME": str(home / "hf")}
     command = [sys.executable, "-m", "caption_assets_tests.arrivals.hub", str(home)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

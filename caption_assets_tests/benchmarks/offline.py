@@ -28,7 +28,6 @@ from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.config import VllmEngine, load_config
 from caption_assets.engine import rendering
 from caption_assets.engine.device import visible_gpus
-from caption_assets.engine.models import model_source
 from caption_assets.engine.parallelism import Gpus
 from caption_assets.engine.protocol import EngineRequest
 from caption_assets.engine.vllm_args import engine_args, prepare_environment
@@ -43,7 +42,7 @@ def main() -> None:
     config, asked = load_config(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     section = config.engines["default"]
     assert isinstance(section, VllmEngine)
-    prepare_environment(model_source(config, section))
+    prepare_environment()
     tokens = int(sys.argv[3]) if len(sys.argv) > 3 else None
     gpus = visible_gpus()
     if not gpus.count:

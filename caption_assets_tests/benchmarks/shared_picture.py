@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=80)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
-    prepare_environment(str(MODEL_FOLDER))  # before torch is imported, which the drawing of weights does
+    prepare_environment()  # before torch is imported, which the drawing of weights does
     with tempfile.TemporaryDirectory() as folder:
         measure(prepare(Path(folder), options.pictures), options.pictures, options.repeat)
 

@@ -35,7 +35,7 @@ _START_SECONDS = 240.0
 @pytest.fixture
 def vllm_server(tmp_path: Path) -> Iterator[str]:
     """The base URL of a server with the bundled model, under the name `tiny`."""
-    prepare_environment(str(TINY_FOLDER))
+    prepare_environment()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -67,3 +68,10 @@ def test_what_it_cannot_take_names_field_value_and_remedy(
         checked(make_config, {argument: value})
     assert f"pipeline.yaml: engines.default.args.{argument}: " in str(raised.value)
     assert told in str(raised.value)
+
+
+def test_the_hub_stays_within_reach(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code server checks arguments, and asks the hub for new revisions of datasets."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    checked(make_config, {"max_num_seqs": 64})
+    assert "HF_HUB_OFFLINE" not in os.environ

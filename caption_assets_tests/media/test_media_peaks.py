@@ -20,8 +20,8 @@ from caption_assets_tests.sources.web_server import web_server
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc")
 
-HUNDRED, FIFTY, PHONE = (10_000, 10_000), (8000, 6250), (8064, 6048)
-WEBP_ALPHA = (7500, 6000)
+HUNDRED, FIFTY, PHONE, WIDE = (10_000, 10_000), (8000, 6250), (8064, 6048), (7500, 5000)
+WEBP_ALPHA = (7500, 5000)
 LIMIT = 600
 """Megabytes."""
 REST = 110
@@ -50,7 +50,7 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "webp": (HUNDRED, "RGB", "WEBP", {"quality": 80, "method": 0}),
     "webp_alpha": (WEBP_ALPHA, "RGBA", "WEBP", {"quality": 80, "method": 0}),
     "webp_lossless": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "quality": 0}),
-    "avif": (FIFTY, "RGB", "AVIF", {"speed": 10}),
+    "avif": (WIDE, "RGB", "AVIF", {"speed": 10}),
     "heic": (PHONE, "RGB", "HEIF", {**FAST, "tile_size": 512}),
     "jxl": (PHONE, "RGB", "JXL", {"effort": 1}),
 }

@@ -13,7 +13,8 @@ import dagster as dg
 import pytest
 from jsonschema import Draft202012Validator
 
-from caption_assets.assets.alerts import CATALOG, arrivals_key, build_alert_checks, build_arrival_specs
+from caption_assets.assets.alerts import arrivals_key, build_alert_checks, build_arrival_specs
+from caption_assets.assets.catalog import CATALOG
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 from caption_assets.events.alerts import AlertWatch
