@@ -20,8 +20,6 @@ from caption_assets.sources.known import Known
 
 SCAN_SECONDS = 5.0
 """What the round may take of a tick in which it finds something new, and of all ticks of a first round."""
-IDLE_SECONDS = 0.3
-"""When it stops in any other tick, counted from the tick's first request."""
 ENDS_SECONDS = 3.0
 """What a look at the places that grow may take."""
 _GLANCE_SECONDS = 0.2
@@ -46,12 +44,21 @@ class Scan:
         cursor: where the scan stands; moved on.
         take: what becomes of the items.
         now: in seconds since 1970.
+        idle: seconds after the tick's first request, when it stops where nothing is new.
     """
 
     def __init__(
-        self, lake: Lake, dataset: str, source: ListsInPages, cursor: Cursor, known: Known, take: Take, now: float
+        self,
+        lake: Lake,
+        dataset: str,
+        source: ListsInPages,
+        cursor: Cursor,
+        known: Known,
+        take: Take,
+        now: float,
+        idle: float,
     ) -> None:
-        self._source, self._cursor, self._take, self._now = source, cursor, take, now
+        self._source, self._cursor, self._take, self._now, self._idle = source, cursor, take, now, idle
         self._started = time.monotonic()
         self.resting = cursor.round is None and now < cursor.rest_until
         self._begins = cursor.round is None and not self.resting
@@ -119,7 +126,7 @@ class Scan:
         """List some more of everything; True at the end of a round. Raises OSError."""
         is_first = self._cursor.listed == 0
         spent = time.monotonic() - self._started
-        idle = SCAN_SECONDS if is_first else min(IDLE_SECONDS - spent, SCAN_SECONDS)
+        idle = SCAN_SECONDS if is_first else min(self._idle - spent, SCAN_SECONDS)
         due = _Due(idle, SCAN_SECONDS)
         ranges = list(self.round.ranges)
         left: dict[int, tuple[str, str]] = dict(enumerate(ranges))
@@ -151,7 +158,7 @@ class Scan:
         """
         self._cursor.round = None
         self._cursor.listed = self.round.listed
-        self._cursor.long = self.round.seconds > IDLE_SECONDS
+        self._cursor.long = self.round.seconds > self._idle
         if is_told and self.round.seconds > SCAN_SECONDS and not self.round.new:
             self._cursor.rest_until = self._now + _REST_SECONDS
 

@@ -115,7 +115,8 @@ class _Tick:
         self._cursor = outcome.cursor
         self._waiting = read_waiting(lake, dataset)
         self._noticed = {item.key: at for item, at in self._waiting}
-        self._scan = Scan(lake, dataset, source, self._cursor, known, planner.offer_known, now.timestamp())
+        take, idle = planner.offer_known, settings.scan_seconds
+        self._scan = Scan(lake, dataset, source, self._cursor, known, take, now.timestamp(), idle)
 
     def run(self) -> None:
         """Do it."""

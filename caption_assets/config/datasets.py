@@ -62,6 +62,8 @@ class Files(AnyDataset):
     max_wait_seconds: float = Field(default=30.0, ge=0, le=3600)
     """With `watch`: how long a new picture waits for others to share its shard; longer, up to an hour, on a day that
     has brought many small shards. 0: never."""
+    scan_seconds: float = Field(default=0.3, gt=0, le=5)
+    """With `watch`: how long a tick goes on looking at everything while it finds nothing new."""
 
     @field_validator("include", "exclude")
     @classmethod

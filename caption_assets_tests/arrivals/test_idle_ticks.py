@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from caption_assets.arrivals import scan
 from caption_assets.sources import folder as folder_module
 from caption_assets.sources import folder_changes
 from caption_assets_tests.arrivals.world import Watch, config_of
@@ -19,12 +18,12 @@ from caption_assets_tests.sources.test_source_folder import touch
 
 FOLDERS = 6
 LONG_AGO = time.time() - 10**6
+A_PAGE = 1e-6
+"""Seconds: an idle tick has time for a single page."""
 
 
 @pytest.fixture(autouse=True)
-def no_time_to_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle tick has time for a single page."""
-    monkeypatch.setattr(scan, "IDLE_SECONDS", 0.0)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_PAGE", 2)
 
 
@@ -44,7 +43,7 @@ def add(home: Path, *names: str) -> None:
 def quiet(home: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
     """A folder whose times are known and old enough to be believed."""
     monkeypatch.setattr(folder_changes, "_YOUNG", 0)
-    ticks = Watch(home, kind="folder", path="in", settle_seconds=0)
+    ticks = Watch(home, kind="folder", path="in", settle_seconds=0, scan_seconds=A_PAGE)
     ticks.until_quiet()
     for _ in range(3):
         ticks.tick()
@@ -59,7 +58,7 @@ def stub() -> Iterator[S3Stub]:
 
 
 def test_a_backlog_has_more_time_than_a_round_without_news(stub: S3Stub, tmp_path: Path) -> None:
-    watch = Watch(tmp_path, kind="bucket", url="s3://b", shard_size=1000)
+    watch = Watch(tmp_path, kind="bucket", url="s3://b", shard_size=1000, scan_seconds=A_PAGE)
     assert watch.tick().new_items == 8_000
     asked, outcomes = stub.pages, watch.until_quiet()
     assert len(outcomes) > 1
@@ -130,7 +129,7 @@ def test_a_folder_that_changed_just_now_is_not_believed(home: Path, monkeypatch:
 
 def test_what_has_not_settled_is_looked_at_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = quiet(home, monkeypatch)
-    ticks.config = config_of(home, {"kind": "folder", "path": "in", "settle_seconds": 3600})
+    ticks.config = config_of(home, {"kind": "folder", "path": "in", "settle_seconds": 3600, "scan_seconds": A_PAGE})
     touch(home / "in/5/new.jpg", mtime=time.time())
     assert ticks.tick().new_items == 0
     os.utime(home / "in/5/new.jpg", (LONG_AGO, LONG_AGO))

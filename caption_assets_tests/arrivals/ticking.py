@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
-from caption_assets.arrivals import queue, scan
+from caption_assets.arrivals import queue
 from caption_assets.arrivals.cursor import Cursor
 from caption_assets.arrivals.handing import to_hand_over
 from caption_assets.arrivals.tick import tick
@@ -19,7 +19,6 @@ def ticks(root: str, *minutes: str) -> None:
     """Ticks, so many minutes from now; each does what a daemon does with what the sensor asks for."""
     os.environ["CAPTION_ASSETS_CACHE"] = f"{root}/cache"
     queue.MOST, queue.HIDDEN_SECONDS = 1, 1  # a killed tick's messages come again at once
-    scan.IDLE_SECONDS = 0.0  # so that the folders' times are kept, too
     config = load_config(Path(root) / "pipeline.yaml")
     lake, daemon = Lake(config.lake), Path(root) / "daemon"
     lake.remove_strays()
