@@ -11,7 +11,8 @@ from caption_assets.captioning.binding import BoundPerspective, bind_perspective
 from caption_assets.captioning.forms import changes_since
 from caption_assets.config import PipelineConfig
 from caption_assets.counts import views as counts
-from caption_assets.lake.catalog import Wanted, connect, refresh_catalog
+from caption_assets.lake.catalog import connect, refresh_catalog
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 from caption_assets.lake.store import Lake
 from caption_assets.perspectives import arrow_type

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caption_assets.counts.listing import Listing, Mask, words_hash
-from caption_assets.lake.catalog import Wanted, forms_in, shown_of
 from caption_assets.lake.current import read_current
+from caption_assets.lake.definition import Wanted, forms_in, shown_of
 from caption_assets.lake.departures import Departed, departed_items
 from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake

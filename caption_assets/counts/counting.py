@@ -12,10 +12,10 @@ import pyarrow as pa
 from caption_assets.counts.asked import Asked
 from caption_assets.counts.files import SCHEMAS, FileReader, Holding
 from caption_assets.lake import tables
-from caption_assets.lake.catalog import FAILURES, STALE, VISIBLE_MEDIA, VISIBLE_ROWS, create_manifest
 from caption_assets.lake.groups import GROUPS, MORE_GROUPS
 from caption_assets.lake.hidden import DEPARTED
 from caption_assets.lake.store import Lake
+from caption_assets.lake.views import FAILURES, STALE, VISIBLE_MEDIA, VISIBLE_ROWS, create_manifest
 
 _ROWS = 50_000
 """Of captions, that are to be in memory at once."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from caption_assets.lake import layout, tables
-from caption_assets.lake.catalog import Wanted
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.object_store import is_s3, list_objects
 from caption_assets.lake.store import Lake

@@ -18,13 +18,14 @@ from caption_assets.counts.files import Holding
 from caption_assets.counts.kept import LISTED, Damaged, KeptCounts
 from caption_assets.counts.listing import Listing, list_lake
 from caption_assets.lake import tables
-from caption_assets.lake.catalog import STALE, Wanted, create_manifest, ensure_tables
+from caption_assets.lake.definition import Wanted, ensure_tables
 from caption_assets.lake.groups import SHARDS
 from caption_assets.lake.heartbeats import read_beats
 from caption_assets.lake.layout import Shard
-from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views
+from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, create_status_views, tell_beats, tell_known
 from caption_assets.lake.store import Lake
 from caption_assets.lake.vanishing import again_when_sealed
+from caption_assets.lake.views import STALE, create_manifest
 
 _STORE_SECONDS = 20.0
 """Between files of counts, while a large lake is counted."""
@@ -210,7 +211,9 @@ def _create_views(
     connection.unregister("arrow")
     for statement in (*_GROUPS, SHARDS):
         connection.execute(statement)
-    create_status_views(connection, "", read_beats(lake), known)
+    tell_known(connection, known)
+    tell_beats(connection, read_beats(lake))
+    create_status_views(connection)
 
 
 def _rates(asked: Asked, runs: pa.Table) -> pa.Table:

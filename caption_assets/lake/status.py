@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from caption_assets.lake.heartbeats import LOST_AFTER_SECONDS, Beat
+from caption_assets.lake.view_stack import ViewStack
 
 RUNS_OF_DAGSTER = pa.schema(
     [
@@ -58,33 +59,37 @@ class KnownRuns:
 NOTHING_KNOWN = KnownRuns()
 
 
-def create_status_views(
-    connection: duckdb.DuckDBPyConnection, files: str, beats: Sequence[Beat] | None, known: KnownRuns
-) -> None:
-    """Create the views; `shards`, `perspectives` and the views that count are there.
+def create_status_views(connection: duckdb.DuckDBPyConnection | ViewStack, files: str | None = None) -> None:
+    """Create the views; `shards`, `perspectives`, the views that count, and what is known of runs are there.
 
     Args:
-        files: the heartbeats' files, as an SQL string.
-        beats: what they say; None: the views are to read them whenever they are asked. That fails where a store's file
-            is replaced under the reader's eyes.
-        known: what Dagster knows of runs.
+        files: the heartbeats' files, as an SQL string. They are read whenever the views are asked, which fails where a
+            store's file is replaced under the reader's eyes. None: what they say was told.
     """
-    connection.execute("CREATE SCHEMA dagster")
-    connection.register("known_runs", known.rows)
-    connection.execute("CREATE TABLE dagster.runs AS FROM known_runs")
-    connection.unregister("known_runs")
-    connection.execute(
-        "CREATE TABLE dagster.facts AS SELECT ?::VARCHAR[] AS ended, ?::BOOLEAN AS workers_alive",
-        [sorted(known.ended), known.workers_alive],
-    )
-    if beats is None:
+    if files is not None:
         connection.execute(_BEAT_FILES.format(files=files))
-    else:
-        connection.register("beats", pa.Table.from_pylist([_row(beat) for beat in beats], _BEATS))
-        connection.execute("CREATE TABLE rows.beat_files AS FROM beats")
-        connection.unregister("beats")
     for statement in _VIEWS:
         connection.execute(statement.format(lost_after=LOST_AFTER_SECONDS))
+
+
+def tell_known(connection: duckdb.DuckDBPyConnection, known: KnownRuns) -> None:
+    """Let the views know what Dagster knows of runs."""
+    connection.execute("CREATE SCHEMA IF NOT EXISTS dagster")
+    connection.register("known_runs", known.rows)
+    connection.execute("CREATE OR REPLACE TABLE dagster.runs AS FROM known_runs")
+    connection.unregister("known_runs")
+    connection.execute(
+        "CREATE OR REPLACE TABLE dagster.facts AS SELECT ?::VARCHAR[] AS ended, ?::BOOLEAN AS workers_alive",
+        [sorted(known.ended), known.workers_alive],
+    )
+
+
+def tell_beats(connection: duckdb.DuckDBPyConnection, beats: Sequence[Beat]) -> None:
+    """Let the views know what heartbeats say, instead of their files."""
+    connection.execute("DROP VIEW IF EXISTS rows.beat_files")
+    connection.register("beats", pa.Table.from_pylist([_row(beat) for beat in beats], _BEATS))
+    connection.execute("CREATE TABLE rows.beat_files AS FROM beats")
+    connection.unregister("beats")
 
 
 def _row(beat: Beat) -> dict[str, Any]:
@@ -156,12 +161,12 @@ _VIEWS = (
         PARTITION BY shard, stage ORDER BY state = 'running' DESC, begun DESC, beat DESC
     ) = 1""",
     """CREATE VIEW rows.counts AS
-    WITH kinds AS (
+    WITH every AS MATERIALIZED (FROM shards), failure_counts AS MATERIALIZED (FROM rows.failure_counts), kinds AS (
         SELECT shard, stage, map_from_entries(list((kind, n))) AS kinds FROM (
-            SELECT shard, stage, kind, sum(n)::BIGINT AS n FROM rows.failure_counts WHERE kind <> 'deleted' GROUP BY ALL
+            SELECT shard, stage, kind, sum(n)::BIGINT AS n FROM failure_counts WHERE kind <> 'deleted' GROUP BY ALL
         ) GROUP BY ALL
     ), deleted AS (
-        SELECT shard, sum(n)::BIGINT AS n FROM rows.failure_counts WHERE stage = 'media' AND kind = 'deleted'
+        SELECT shard, sum(n)::BIGINT AS n FROM failure_counts WHERE stage = 'media' AND kind = 'deleted'
         GROUP BY ALL
     ), open AS (
         SELECT perspective, shard, sum(n) FILTER (reason = 'missing') AS missing,
@@ -175,13 +180,13 @@ _VIEWS = (
                s.planned - coalesce(d.n, 0) AS total, s.media AS done,
                greatest(s.planned - s.media - s.media_failures, 0) AS missing, 0 AS stale,
                s.media_failures - coalesce(d.n, 0) AS failed, NULL AS why, NULL AS seconds, NULL AS cost
-        FROM shards s LEFT JOIN deleted d USING (shard)
+        FROM every s LEFT JOIN deleted d USING (shard)
         UNION ALL
         SELECT s.dataset, s.shard, w.perspective, w.fingerprint, s.media + s.media_failures >= s.planned,
                s.pictures, (s.pictures - coalesce(o.missing, 0) - coalesce(o.stale, 0) - coalesce(o.failed, 0))::BIGINT,
                coalesce(o.missing, 0)::BIGINT, coalesce(o.stale, 0)::BIGINT, coalesce(o.failed, 0)::BIGINT,
                o.why, o.seconds, o.cost
-        FROM shards s CROSS JOIN (SELECT perspective, fingerprint FROM perspectives WHERE fingerprint IS NOT NULL) w
+        FROM every s CROSS JOIN (SELECT perspective, fingerprint FROM perspectives WHERE fingerprint IS NOT NULL) w
         LEFT JOIN open o ON o.shard = s.shard AND o.perspective = w.perspective
     )
     SELECT c.*, has_media AND missing + stale = 0 AS complete, k.kinds

@@ -39,8 +39,8 @@ from caption_assets.counts.listing import YOUNG_SECONDS, list_lake
 from caption_assets.counts.views import Masks, StillCounting
 from caption_assets.events.conditions import too_many_failures, totals_of
 from caption_assets.lake import layout, tables
-from caption_assets.lake.catalog import Wanted
 from caption_assets.lake.current import promote
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.status.reading import read_status

@@ -15,8 +15,9 @@ import duckdb
 from caption_assets.captioning.rows import input_digest
 from caption_assets.counts import views as counts
 from caption_assets.lake import layout, tables
-from caption_assets.lake.catalog import Wanted, connect
+from caption_assets.lake.catalog import connect
 from caption_assets.lake.current import promote
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.departures import Departed, departed_items, record
 from caption_assets.lake.erasing import erase
 from caption_assets.lake.groups import MORE_GROUPS

@@ -15,7 +15,8 @@ from caption_assets.config import NearDuplicates
 from caption_assets.duplicates.hashes import hex_digits
 from caption_assets.duplicates.pairs import find_near_duplicates
 from caption_assets.lake import layout, tables
-from caption_assets.lake.catalog import Wanted, connect
+from caption_assets.lake.catalog import connect
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 

@@ -20,7 +20,8 @@ from caption_assets.duplicates.hamming import Hashes
 from caption_assets.duplicates.hashes import hex_digits
 from caption_assets.duplicates.pairs import NearReport, find_near_duplicates, remove_damaged
 from caption_assets.lake import layout, tables
-from caption_assets.lake.catalog import Wanted, connect
+from caption_assets.lake.catalog import connect
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from caption_assets.lake import layout, tables
-from caption_assets.lake.catalog import Wanted, connect
+from caption_assets.lake.catalog import connect
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from caption_assets.config import Media
-from caption_assets.lake.catalog import Wanted, connect
+from caption_assets.lake.catalog import connect
+from caption_assets.lake.definition import Wanted
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index, read_picture
 from caption_assets.sources.folder import FolderSource
