@@ -82,9 +82,11 @@ def _made(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str]) -
         nothing = Lake(f"{folder}/nothing")
         write_empty(nothing, definition.empty_tables(lake))
         with duckdb.connect(str(built)) as connection:
+            connection.begin()  # each statement for itself would be written down
             with over(connection, Path(folder) / "nothing"):
                 create_views(connection, definition, SqlFiles(lake.url("")))
             connection.execute("CREATE TABLE rows.made_of AS SELECT ? AS digest", [digest])
+            connection.commit()
         yield built, True
 
 

@@ -52,7 +52,9 @@ def check(root: Path, expected: set[str], died: int) -> None:
     assert read_waiting(lake, "d") == []
 
 
-@pytest.mark.parametrize("later", ["0", "120"], ids=["planning and waiting", "closing what waited"])
+@pytest.mark.parametrize(
+    "later", ["0", pytest.param("120", marks=pytest.mark.slow)], ids=["planning and waiting", "closing what waited"]
+)
 def test_a_folder(tmp_path: Path, later: str) -> None:
     pictures = tmp_path / "pictures"
     for number in range(5):

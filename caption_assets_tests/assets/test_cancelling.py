@@ -120,7 +120,9 @@ def many(make_config: MakeConfig, folder: Path, count: int, engine: dict[str, ob
     return config, shard
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM], ids=["interrupted", "terminated"])
+@pytest.mark.parametrize(
+    "signal_", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["interrupted", "terminated"]
+)
 def test_a_run_over_servers(make_config: MakeConfig, tmp_path: Path, signal_: signal.Signals) -> None:
     async def stall_at_times(call: Call) -> web.StreamResponse | None:
         if call.number % 20 == 19:

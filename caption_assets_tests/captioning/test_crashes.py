@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from caption_assets.captioning import rows
 from caption_assets.config import PipelineConfig
 from caption_assets.demo.scenes import write_scenes
@@ -41,6 +43,7 @@ for report in run:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_taken_up_where_its_rows_end(make_config: MakeConfig, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     write_scenes(folder, _PICTURES, 99)
@@ -68,6 +71,7 @@ def test_a_killed_run_is_taken_up_where_its_rows_end(make_config: MakeConfig, tm
     assert [day for day in with_runs if day != "_"], "the run is on record"
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_shard_at_once_leave_one_row_each(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config()
     lake = Lake(config.lake)

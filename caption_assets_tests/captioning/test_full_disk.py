@@ -68,6 +68,7 @@ def on_disk(root: str) -> int:
 
 
 @may_mount
+@pytest.mark.slow
 def test_a_disk_that_fills_up_costs_only_time(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

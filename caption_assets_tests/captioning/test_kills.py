@@ -36,7 +36,7 @@ def stored(config: PipelineConfig, lake: Lake) -> dict[tuple[str, ...], dict[str
     }
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_kills_at_random_instants_change_nothing(make_config: MakeConfig, stub: StubServer, seed: int) -> None:
     chance = random.Random(seed)
     span = undisturbed(make_config, stub)
@@ -51,7 +51,7 @@ def test_kills_at_random_instants_change_nothing(make_config: MakeConfig, stub: 
     attack(make_config, stub, kill, 10)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_kills_at_random_files_change_nothing(make_config: MakeConfig, stub: StubServer, seed: int) -> None:
     """Instants that a clock would seldom hit: just before a file is there, or is not."""
     chance = random.Random(seed)

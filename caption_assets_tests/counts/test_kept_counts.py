@@ -47,7 +47,7 @@ def _slowly(first: int, end: int) -> list[object]:
     return [pytest.param(seed, marks=pytest.mark.slow) for seed in range(first, end)]
 
 
-@pytest.mark.parametrize("seed", [0, 1, *_slowly(2, 6)])
+@pytest.mark.parametrize("seed", [0, *_slowly(1, 6)])
 def test_whatever_happens_the_counts_are_those_of_the_views(cache: Path, tmp_path: Path, seed: int) -> None:
     history = History(str(tmp_path / "lake"), seed)
     lived(history)

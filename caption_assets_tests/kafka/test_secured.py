@@ -74,7 +74,7 @@ def test_a_request_comes_in_and_everything_goes_out(tmp_path: Path, pictures: Pa
     assert broker.front.admitted > 5, "all of it with certificate and password, over TLS"
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", pytest.param("SCRAM-SHA-512", marks=pytest.mark.slow)])
 def test_a_wrong_password_is_named_and_loses_nothing(
     tmp_path: Path, pictures: Path, broker: Tansu, monkeypatch: pytest.MonkeyPatch, mechanism: str
 ) -> None:
@@ -90,6 +90,7 @@ def test_a_wrong_password_is_named_and_loses_nothing(
     told.agrees_with_lake()
 
 
+@pytest.mark.slow
 def test_a_certificate_that_nobody_vouches_for_is_named_and_loses_nothing(
     tmp_path: Path, pictures: Path, broker: Tansu
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_wrong_protocol_is_named(tmp_path: Path, pictures: Path, broker: Tansu
     assert "waiting" not in told.tick()
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_costs_a_tick_seconds_and_loses_nothing(
     tmp_path: Path, pictures: Path, broker: Tansu
 ) -> None:

@@ -96,7 +96,7 @@ def small(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("repair", [False, True], ids=["first", "repair"])
+@pytest.mark.parametrize("repair", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["first", "repair"])
 def test_killed_before_each_change_to_the_lake(small: Path, repair: bool) -> None:
     pictures, template, undisturbed = small / "pictures", small / "template", small / "undisturbed"
     planned(template, pictures)

@@ -17,6 +17,7 @@ from caption_assets_tests.kafka.broker import UNKNOWN_TOPIC, Broker
 from caption_assets_tests.sensors.kafka_world import SHARDS, TOPICS, Told
 
 
+@pytest.mark.slow
 def test_an_hour_without_a_broker_loses_and_invents_nothing(
     tmp_path: Path, pictures: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

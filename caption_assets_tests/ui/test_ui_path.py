@@ -141,6 +141,7 @@ def test_one_shard_is_materialized_from_the_graph(ui: Ui, first_shard: str) -> N
     assert len(model_loads(ui.server, first_shard)) == 1
 
 
+@pytest.mark.slow
 def test_a_backfill_of_three_shards_is_one_run_with_one_model_load(ui: Ui, backfill: str) -> None:
     (run,) = ui.server.backfill_runs(backfill)
     assert len(model_loads(ui.server, run)) == 1
@@ -150,6 +151,7 @@ def test_a_backfill_of_three_shards_is_one_run_with_one_model_load(ui: Ui, backf
     }
 
 
+@pytest.mark.slow
 def test_the_page_of_a_shard_shows_what_was_made_and_how_fast(ui: Ui, backfill: str) -> None:
     assert backfill
     rows = ui.open_partition("captions/synthesized_caption", FIRST)
@@ -167,6 +169,7 @@ def test_the_page_of_a_shard_shows_what_was_made_and_how_fast(ui: Ui, backfill: 
     ui.shot("checks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", ["media", *(f"captions/{name}" for name in PERSPECTIVES)])
 def test_previews_show_the_pictures(ui: Ui, backfill: str, asset: str) -> None:
     assert backfill
@@ -185,6 +188,7 @@ def test_previews_show_the_pictures(ui: Ui, backfill: str, asset: str) -> None:
         assert sum(caption in shown for (caption,) in captions) >= 4
 
 
+@pytest.mark.slow
 def test_pictures_that_arrive_are_captioned_within_two_ticks(ui: Ui, arrival: Arrival) -> None:
     assert arrival.ticks <= 2
     assert ui.server.run_status(arrival.run) == "SUCCESS"
@@ -195,11 +199,13 @@ def test_pictures_that_arrive_are_captioned_within_two_ticks(ui: Ui, arrival: Ar
     assert len(model_loads(ui.server, arrival.run)) == 1
 
 
+@pytest.mark.slow
 def test_arrivals_leave_finished_shards_alone(ui: Ui, arrival: Arrival) -> None:
     assert digests(ui.server.lake, SHARDS) == arrival.files_before
     assert count_events(ui.server) == arrival.events_before
 
 
+@pytest.mark.slow
 def test_the_tick_says_what_it_launched(ui: Ui, arrival: Arrival) -> None:
     ui.open_sensor()
     ui.shot("sensor-after-arrival")
