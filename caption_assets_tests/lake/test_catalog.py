@@ -234,6 +234,43 @@ def test_it_is_replaced_while_another_process_reads_it(hand: Hand) -> None:
         assert views.execute("SELECT perspective FROM perspectives").fetchall() == [("look",), ("second",)]
 
 
+def test_it_is_made_anew_only_when_its_definition_changed(hand: Hand) -> None:
+    def made() -> int:
+        refresh_catalog(hand.lake, wanted, retained)
+        return os.stat(hand.lake.path(layout.CATALOG)).st_mtime_ns
+
+    wanted, retained = {"look": look()}, ["other"]
+    first = made()
+    hand.media(ONE, "a")
+    hand.captions("look", "f2", TEXT, {"a": {"caption": "here"}})
+    assert made() == first, "what is captioned shows by itself"
+    promote(hand.lake, {"look": "f2"})
+    promoted = made()
+    retained = []
+    other = made()
+    wanted = {"look": look("f3")}
+    assert len({first, promoted, other, made()}) == 4
+    Path(hand.lake.path(layout.CATALOG)).write_bytes(b"no database")
+    assert made() != first
+    assert rows(hand.lake, wanted, "SELECT caption FROM captions_look") == [("here",)]
+    with duckdb.connect(hand.lake.path(layout.CATALOG), read_only=True) as views:
+        assert views.execute("SELECT caption FROM captions_look").fetchall() == [("here",)]
+
+
+def test_no_file_of_the_lake_is_opened_to_make_it(hand: Hand) -> None:
+    hand.media(ONE, "a")
+    hand.captions("look", "f1", TEXT, {"a": {"caption": "of an earlier form"}})
+    damaged = f"{layout.captions_folder('look', 'f2', ONE)}/damaged.parquet"
+    hand.lake.write(damaged, b"no Parquet")
+    refresh_catalog(hand.lake, {"look": look()})
+    with duckdb.connect(hand.lake.path(layout.CATALOG), read_only=True) as views:
+        assert views.execute("SELECT media_id FROM media").fetchall() == [("a",)]
+        with pytest.raises(duckdb.Error, match="damaged"):
+            views.execute("FROM captions")
+        hand.lake.remove(damaged)
+        assert views.execute("SELECT output->>'caption' FROM captions").fetchall() == [("of an earlier form",)]
+
+
 def test_a_lake_of_a_run_in_progress_can_be_read(hand: Hand) -> None:
     """Part files of the same shard, sealed or not, count once."""
     hand.media(ONE, "a", "b")
