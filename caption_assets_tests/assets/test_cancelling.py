@@ -148,6 +148,7 @@ def test_a_run_over_servers(make_config: MakeConfig, tmp_path: Path, signal_: si
     assert stored(config, shard) == 4 * 60
 
 
+@pytest.mark.slow
 def test_a_run_that_loads_its_model(make_config: MakeConfig, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -38,7 +38,7 @@ def bucket() -> Iterator[str]:
         yield "s3://bucket"
 
 
-@pytest.fixture(params=["folder", "S3"])
+@pytest.fixture(params=["folder", pytest.param("S3", marks=pytest.mark.slow)])
 def root(request: pytest.FixtureRequest) -> str:
     """The pipeline file's `lake`."""
     return "./lake" if request.param == "folder" else f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"

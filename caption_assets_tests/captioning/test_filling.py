@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from caption_assets.captioning import scheduler
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.protocol import EngineReply, EngineRequest
+from caption_assets.lake import layout
 from caption_assets.lake.store import Lake
 from caption_assets_tests.captioning.test_failures import good, perspective_of
-from caption_assets_tests.support import caption, ingest, lent
+from caption_assets_tests.support import bound_of, caption, ingest, lent
 
 MakeConfig = Callable[..., PipelineConfig]
 _WAIT_SECONDS = 60.0
@@ -72,13 +73,17 @@ def test_text_waits_for_pictures(make_config: MakeConfig, pictures: object) -> N
 
 
 class HoldingOneEngine:
-    """Answers one perspective on the first picture only once it has been asked whatever does not wait for that."""
+    """Answers one perspective on the first picture only once whatever does not wait for that is done.
+
+    Args:
+        done: whether it is.
+    """
 
     load_seconds = 0.0
     max_in_flight = 16
 
-    def __init__(self, others: int) -> None:
-        self._others, self._enough = others, asyncio.Event()
+    def __init__(self, done: Callable[[], bool]) -> None:
+        self._done = done
         self._held: str | None = None
         self.syntheses = 0
 
@@ -87,21 +92,28 @@ class HoldingOneEngine:
         name = perspective_of(request)
         if name == "scene_count" and self._held is None:
             self._held = request.request_id
-            await asyncio.wait_for(self._enough.wait(), _WAIT_SECONDS)
+            async with asyncio.timeout(_WAIT_SECONDS):
+                while not self._done():
+                    await asyncio.sleep(0.02)
         self.syntheses += name == "synthesized_caption"
-        if self.syntheses == self._others:
-            self._enough.set()
         return good(request)
 
     def close(self) -> None:
         """Nothing to free."""
 
 
+def sealed(files: Sequence[str]) -> bool:
+    """Whether a shard's rows of a perspective are one file."""
+    return len(files) == 1 and files[0].startswith("sealed-")
+
+
 def test_nothing_waits_for_one_slow_answer(make_config: MakeConfig) -> None:
     config = make_config()  # three shards of eight pictures
     lake = Lake(config.lake)
     shards = ingest(config, lake)
-    engine = HoldingOneEngine(others=23)  # all pictures but the one, of all shards, to their syntheses
+    bound = bound_of(config).values()
+    folders = [layout.captions_folder(each.name, each.fingerprint, shard) for each in bound for shard in shards[1:]]
+    engine = HoldingOneEngine(lambda: all(map(sealed, map(lake.list, folders))))
     reports = caption(config, lake, shards, lent(engine))
     assert [report.shard for report in reports] == [*shards[1:], shards[0]], "the others are sealed before it"
     assert engine.syntheses == 24

@@ -54,7 +54,7 @@ def test_a_run_completes_on_a_store_that_fails_a_third_of_its_requests(
     print(f"{failed} of {requests} requests failed: {dict(proxy.failed)}")
 
 
-@pytest.mark.parametrize("misdeed", ["lost answer", "500 after all"])
+@pytest.mark.parametrize("misdeed", ["lost answer", pytest.param("500 after all", marks=pytest.mark.slow)])
 def test_a_claim_whose_answer_is_lost_is_won(proxy: FlakyProxy, misdeed: str) -> None:
     lake = Lake("s3://lake/captions")
     assert lake.create("peace", b"")  # the connection stands

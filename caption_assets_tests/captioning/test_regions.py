@@ -340,6 +340,7 @@ def _sent_size(body: dict[str, Any]) -> tuple[int, int]:
         return image.size
 
 
+@pytest.mark.slow
 def test_the_bundled_model_sees_in_each_crop_the_object_that_it_found(
     make_config: MakeConfig, open_shared: OpenEngine, shared_engine: SharedEngine, tmp_path: Path
 ) -> None:

@@ -58,7 +58,7 @@ def test_whatever_happens_the_counts_are_those_of_the_views(cache: Path, tmp_pat
     assert history.counted > 0
 
 
-@pytest.mark.parametrize("seed", [10, *_slowly(11, 13)])
+@pytest.mark.parametrize("seed", _slowly(10, 13))
 def test_the_same_on_a_store(cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(listing, "YOUNG_SECONDS", -3600.0)  # its tags tell two versions apart, however young
     history = History(f"memory://{uuid.uuid4().hex}/lake", seed)
@@ -178,6 +178,7 @@ def _look(root: str, seed: int) -> dict[str, Any]:
     return history.kept()
 
 
+@pytest.mark.slow
 def test_processes_share_what_they_count(cache: Path, tmp_path: Path) -> None:
     history = History(str(tmp_path / "lake"), 5)
     for _ in range(20):

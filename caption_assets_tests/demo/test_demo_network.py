@@ -202,6 +202,7 @@ def test_export_and_load_keep_the_weights(tmp_path: Path) -> None:
     assert not {"is_local", "local_files_only", "name_or_path"} & set(written)
 
 
+@pytest.mark.slow
 def test_a_run_saves_and_resumes(tmp_path: Path) -> None:
     from caption_assets.demo.trainer import Trainer
 

@@ -82,6 +82,7 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) ->
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_vllms_server_captions_a_shard(make_config: MakeConfig, vllm_server: str, open_shared: OpenEngine) -> None:
     pool = {"kind": "openai", "model": "tiny", "servers": [vllm_server], "image": {"format": "png"}}
     config = make_config(engines={"default": pool})

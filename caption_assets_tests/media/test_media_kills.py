@@ -149,7 +149,7 @@ def test_a_repair_killed_before_its_index_leaves_no_segment_though_nothing_comes
     assert orphans >= 2, "killed between segment and index"
 
 
-@pytest.mark.parametrize("finish", ["delete again", "media run", "caption run"])
+@pytest.mark.parametrize("finish", ["delete again", "media run", pytest.param("caption run", marks=pytest.mark.slow)])
 def test_a_deletion_killed_before_each_change_is_completed(small: Path, finish: str) -> None:
     pictures, template, undisturbed, lake = (small / name for name in ("pictures", "template", "undisturbed", "lake"))
     assert run(make_media, str(planned(template, pictures).root), str(pictures)) == 0

@@ -75,9 +75,10 @@ _PEAK = """
 import io, re, sys
 from PIL import Image
 from caption_assets.media.decode import decode
+from caption_assets.media.memory import DECODING_BYTES
 data = open(sys.argv[1], "rb").read()
 before = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-decode(data, max_megapixels=100, target_pixels=1_000_000)
+decode(data, max_megapixels=100, target_pixels=1_000_000, max_bytes=len(data) + DECODING_BYTES)
 print((int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) - before) // 1024)
 """
 

@@ -72,6 +72,7 @@ def test_an_hour_without_a_broker_loses_and_invents_nothing(
     assert "nothing sent" in told.tick()
 
 
+@pytest.mark.slow
 def test_a_topic_that_is_not_there_holds_back_nothing_else(told: Told, broker: Broker) -> None:
     broker.create(*TOPICS)
     broker.refuse("captions.result", UNKNOWN_TOPIC)

@@ -265,6 +265,7 @@ def test_what_a_person_cancelled_stays_cancelled(changing: Changing, later: Cloc
 
 
 @pytest.mark.parametrize("cursor", [None, "", "7", "[]", '{"version": 0}', '{"version": 1, "forms": 3, "tried": 4}'])
+@pytest.mark.slow
 def test_a_lost_cursor_does_no_harm(changing: Changing, cursor: str | None) -> None:
     changing.load(recaption=ALL)
     changing.caption_all()

@@ -135,6 +135,7 @@ def test_planning_registers_the_shards_for_the_partition_picker(ui: Ui, planned:
         expect(ui.page.get_by_text(shard).first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_one_shard_is_materialized_from_the_graph(ui: Ui, first_shard: str) -> None:
     assert ui.server.run_status(first_shard) == "SUCCESS"
     assert captioned(ui.server)[FIRST] == dict.fromkeys(PERSPECTIVES, SHARD_SIZE)
