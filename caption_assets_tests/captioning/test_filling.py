@@ -13,6 +13,7 @@ from caption_assets.config import PipelineConfig
 from caption_assets.engine.protocol import EngineReply, EngineRequest
 from caption_assets.lake import layout
 from caption_assets.lake.store import Lake
+from caption_assets.media.shard import read_index
 from caption_assets_tests.captioning.test_failures import good, perspective_of
 from caption_assets_tests.support import bound_of, caption, ingest, lent
 
@@ -73,25 +74,24 @@ def test_text_waits_for_pictures(make_config: MakeConfig, pictures: object) -> N
 
 
 class HoldingOneEngine:
-    """Answers one perspective on the first picture only once whatever does not wait for that is done.
+    """Answers one perspective on a picture only once whatever does not wait for that is done.
 
     Args:
+        media_id: of the picture.
         done: whether it is.
     """
 
     load_seconds = 0.0
     max_in_flight = 16
 
-    def __init__(self, done: Callable[[], bool]) -> None:
-        self._done = done
-        self._held: str | None = None
+    def __init__(self, media_id: str, done: Callable[[], bool]) -> None:
+        self._media_id, self._done = media_id, done
         self.syntheses = 0
 
     async def generate(self, request: EngineRequest) -> EngineReply:
         """Answer a request, when its time has come."""
         name = perspective_of(request)
-        if name == "scene_count" and self._held is None:
-            self._held = request.request_id
+        if name == "scene_count" and self._media_id in request.request_id:
             async with asyncio.timeout(_WAIT_SECONDS):
                 while not self._done():
                     await asyncio.sleep(0.02)
@@ -113,7 +113,8 @@ def test_nothing_waits_for_one_slow_answer(make_config: MakeConfig) -> None:
     shards = ingest(config, lake)
     bound = bound_of(config).values()
     folders = [layout.captions_folder(each.name, each.fingerprint, shard) for each in bound for shard in shards[1:]]
-    engine = HoldingOneEngine(lambda: all(map(sealed, map(lake.list, folders))))
+    one = str(read_index(lake, shards[0])[0]["media_id"])
+    engine = HoldingOneEngine(one, lambda: all(map(sealed, map(lake.list, folders))))
     reports = caption(config, lake, shards, lent(engine))
     assert [report.shard for report in reports] == [*shards[1:], shards[0]], "the others are sealed before it"
     assert engine.syntheses == 24
