@@ -91,7 +91,7 @@ class HoldingOneEngine:
     async def generate(self, request: EngineRequest) -> EngineReply:
         """Answer a request, when its time has come."""
         name = perspective_of(request)
-        if name == "scene_count" and self._media_id in request.request_id:
+        if name == "scene_count" and request.image_id == self._media_id:
             async with asyncio.timeout(_WAIT_SECONDS):
                 while not self._done():
                     await asyncio.sleep(0.02)
