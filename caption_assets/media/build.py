@@ -18,7 +18,7 @@ from caption_assets.lake.store import Lake
 from caption_assets.media import generations
 from caption_assets.media.decode import DecodeError, decode
 from caption_assets.media.deletion import deleted_row
-from caption_assets.media.memory import Held, MemoryGate
+from caption_assets.media.memory import AT_ONCE, Held, MemoryGate
 from caption_assets.media.normalise import normalisation_id, normalise
 from caption_assets.media.original import Original
 from caption_assets.media.progress import ProgressMeter
@@ -87,7 +87,7 @@ class ShardBuild:
         self._created_at = tables.now()
         self._generation = 0
         self._decode_bytes = int(media.max_decode_mb * 1e6)
-        self._memory = MemoryGate(self._decode_bytes)
+        self._memory = MemoryGate(int(self._decode_bytes * AT_ONCE))
 
     def any_succeeds(self, pending: Sequence[Item], meter: ProgressMeter) -> bool:
         """Try these items until one is a picture; no outcome is worked out twice."""

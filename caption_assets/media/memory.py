@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 DECODING_BYTES = 325_000_000
-"""Of all that is worked on at once, files and decoding, and of one picture: what keeps a process within 600 MB."""
-
+"""Of one picture, file and decoding: what keeps a process within 600 MB that decodes nothing beside it."""
+AT_ONCE = 0.9
+"""How much of that all may take that are worked on at once: each brings something along that is not counted."""
 
 _KEPT_BYTES = 1 << 26
 _MAPPED_BYTES = 1 << 24

@@ -74,7 +74,10 @@ def picture(size: tuple[int, int], mode: str) -> Image.Image:
     image = Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
     if mode == "I;16":
         return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-    return image.convert("L").convert(mode) if mode == "F" else image.convert(mode)
+    image = image.convert("L").convert(mode) if mode == "F" else image.convert(mode)
+    if mode == "RGBA":
+        image.putpixel((0, 0), (0, 0, 0, 128))  # else WebP leaves transparency away
+    return image
 
 
 def built(folder: Path, data: bytes, media: Media, copies: int = 1) -> dict[str, Any]:
