@@ -16,7 +16,7 @@ AT_ONCE = 0.9
 
 _KEPT_BYTES = 1 << 26
 _MAPPED_BYTES = 1 << 24
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
 _c = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -29,6 +29,7 @@ def settle_malloc() -> None:
     if mallopt := getattr(_c, "mallopt", None):
         mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_ARENA_MAX, 2)
 
 
 def give_back(size: int) -> None:
@@ -111,6 +112,7 @@ class Held:
         self.keep(0)
         self._gate.wait(size)
         self.size = size
+        give_back(size)  # what others freed, before much is taken
 
     def keep(self, size: int) -> None:
         """Give back all but `size` bytes."""
