@@ -17,6 +17,7 @@ AT_ONCE = 0.9
 _KEPT_BYTES = 1 << 26
 _MAPPED_BYTES = 1 << 24
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
+_ARENAS = 4
 _c = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -29,7 +30,7 @@ def settle_malloc() -> None:
     if mallopt := getattr(_c, "mallopt", None):
         mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
-        mallopt(_ARENA_MAX, 2)
+        mallopt(_ARENA_MAX, _ARENAS)
 
 
 def give_back(size: int) -> None:
