@@ -3,13 +3,15 @@
 A stub server of fixed latency runs in a process of its own; the op reads pictures from a lake, asks, validates and
 writes rows, as in any run. The ideal is the number of requests in flight divided by the latency. Printed are medians:
 captions/s from the first request that the server saw to the last file of the op, their ratio to the ideal, and the CPU
-time of the client a request.
+time of the client a request. In turn with it aiohttp does nothing but post the same pictures and read the answers: so
+much a core can reach.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import multiprocessing
@@ -25,6 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import yaml
 from PIL import Image
@@ -48,17 +51,25 @@ def main() -> None:
         draw_pictures(Path(folder) / "pictures", options.pictures)
         config, shards = prepare(Path(folder), stub)
         for in_flight in options.in_flight:
-            runs = [measure(config, shards, stub, in_flight, options.latency) for _ in range(options.runs)]
-            ideal = in_flight / options.latency
-            rate = statistics.median(run.rate for run in runs)
-            cpu = statistics.median(run.cpu for run in runs)
-            spread = ", ".join(f"{run.rate / ideal:.3f}" for run in runs)
-            print(
-                f"{in_flight} in flight: {rate:.0f} captions/s, {rate / ideal:.3f} of the ideal {ideal:.0f} "
-                f"({spread}), "
-                f"{cpu:.2f} CPU ms a request; target {TARGETS.get(in_flight, 0)}",
-                flush=True,
-            )
+            runs, bare = [], []
+            for _ in range(options.runs):
+                runs.append(measure(config, shards, stub, in_flight, options.latency))
+                bare.append(measure_bare(Path(folder) / "pictures", stub, in_flight, options.latency))
+            tell(f"{in_flight} in flight", runs, in_flight / options.latency, f"; target {TARGETS.get(in_flight, 0)}")
+            tell("  bare aiohttp", bare, in_flight / options.latency)
+            ratio = statistics.median(run.rate / other.rate for run, other in zip(runs, bare, strict=True))
+            print(f"  op / bare: {ratio:.3f}", flush=True)
+
+
+def tell(what: str, runs: Sequence[Outcome], ideal: float, more: str = "") -> None:
+    """Print a line."""
+    rate, cpu = (statistics.median(getattr(run, name) for run in runs) for name in ("rate", "cpu"))
+    spread = ", ".join(f"{run.rate / ideal:.3f}" for run in runs)
+    print(
+        f"{what}: {rate:.0f} captions/s, {rate / ideal:.3f} of the ideal {ideal:.0f} ({spread}), "
+        f"{cpu:.2f} CPU ms a request{more}",
+        flush=True,
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -142,6 +153,33 @@ def measure(
     first, _ = stub.ask(latency)
     assert first is not None
     return Outcome(done / (ended - first), 1000 * cpu / done)
+
+
+def measure_bare(pictures: Path, stub: StubServer, in_flight: int, latency: float) -> Outcome:
+    """Post every picture as the engine does, and do nothing else."""
+    stub.ask(latency)
+    cpu, files = time.process_time(), sorted(pictures.iterdir())
+    asyncio.run(_post_all(files, f"http://127.0.0.1:{stub.port}/v1/chat/completions", in_flight))
+    ended, cpu = time.monotonic(), time.process_time() - cpu
+    first, _ = stub.ask(latency)
+    assert first is not None
+    return Outcome(len(files) / (ended - first), 1000 * cpu / len(files))
+
+
+async def _post_all(files: Sequence[Path], url: str, in_flight: int) -> None:
+    left = iter(files)
+
+    async def work(session: aiohttp.ClientSession) -> None:
+        for file in left:
+            picture = b"data:image/jpeg;base64," + base64.b64encode(file.read_bytes())
+            part = b'{"type":"image_url","image_url":{"url":"%s"}}' % picture
+            body = b'{"model":"stub","messages":[{"role":"user","content":[%s]}]}' % part
+            async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
+                json.loads(await response.read())
+
+    connector = aiohttp.TCPConnector(limit=in_flight)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        await asyncio.gather(*(work(session) for _ in range(in_flight)))
 
 
 def caption_all(config: PipelineConfig, shards: Sequence[Shard], in_flight: int, *, force: bool = False) -> int:
