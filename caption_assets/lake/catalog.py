@@ -16,7 +16,7 @@ import duckdb
 from caption_assets.lake import layout
 from caption_assets.lake.definition import Definition, Wanted, ensure_tables, write_empty
 from caption_assets.lake.heartbeats import read_beats
-from caption_assets.lake.sql_files import SqlFiles, over
+from caption_assets.lake.sql_files import SqlFiles, over, quoted
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, tell_beats, tell_known
 from caption_assets.lake.store import Lake
 from caption_assets.lake.vanishing import again_when_sealed
@@ -58,7 +58,7 @@ def connect(
     if not lake.local:
         connection.register_filesystem(lake.fs)
     with _made(lake, wanted, retained) as (file, _):
-        connection.execute(f"ATTACH '{file}' AS made (READ_ONLY)")
+        connection.execute(f"ATTACH {quoted(str(file))} AS made (READ_ONLY)")
         connection.execute("COPY FROM DATABASE made TO memory")
         connection.execute("DETACH made")
     tell_known(connection, known)

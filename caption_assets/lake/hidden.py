@@ -48,9 +48,7 @@ def create_hidden(connection: ViewStack, retained: Collection[str], departed: Se
         QUALIFY row_number() OVER (PARTITION BY d.dataset, uri, etag ORDER BY d.created_at DESC, gone) = 1 AND gone"""
     )
     connection.execute("CREATE VIEW rows.away AS SELECT dataset, uri, etag FROM departures WHERE NOT retained")
-    indexes = ", ".join(map(files.location, departed))
-    looked = f"read_parquet([{indexes}], union_by_name = true, hive_partitioning = false)"
-    connection.execute(DEPARTED.format(indexes=looked))
+    connection.execute(DEPARTED.format(indexes=files.read(departed)))
 
 
 def departed_indexes(lake: Lake, retained: Collection[str]) -> list[str]:

@@ -25,11 +25,16 @@ class SqlFiles:
     """
 
     def __init__(self, url: str) -> None:
-        self._root = _quoted(glob.escape(url.rstrip("/")))
+        self._root = quoted(glob.escape(url.rstrip("/")))
 
     def location(self, pattern: str) -> str:
         """A path or glob below the lake, whose own path is taken literally."""
-        return f"coalesce(getvariable('{_ROOT}'), {self._root}) || {_quoted(f'/{pattern}')}"
+        return f"coalesce(getvariable('{_ROOT}'), {self._root}) || {quoted(f'/{pattern}')}"
+
+    def read(self, patterns: Sequence[str]) -> str:
+        """What reads the files of paths and globs, as they are."""
+        places = ", ".join(map(self.location, patterns))
+        return f"read_parquet([{places}], union_by_name = true, hive_partitioning = false)"
 
     def rows(self, pattern: str, schema: pa.Schema, since: str = "", columns: Sequence[str] = ()) -> str:
         """The SELECT over a glob's files.
@@ -39,7 +44,7 @@ class SqlFiles:
             since: a SELECT of the columns that files of earlier releases lack.
             columns: what to select instead.
         """
-        files = f"read_parquet({self.location(pattern)}, union_by_name = true, hive_partitioning = false)"
+        files = self.read([pattern])
         if since:
             files = f"(SELECT * FROM {files} UNION ALL BY NAME {since})"
         names = columns or [f'"{name}"' for name in schema.names]
@@ -49,12 +54,13 @@ class SqlFiles:
 @contextmanager
 def over(connection: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[None]:
     """Let the files be those of another lake, for so long."""
-    connection.execute(f"SET VARIABLE {_ROOT} = {_quoted(glob.escape(str(folder)))}")
+    connection.execute(f"SET VARIABLE {_ROOT} = {quoted(glob.escape(str(folder)))}")
     try:
         yield
     finally:
         connection.execute(f"RESET VARIABLE {_ROOT}")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"

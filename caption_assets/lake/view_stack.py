@@ -21,12 +21,12 @@ class ViewStack:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self.connection = connection
+        self._connection = connection
         self._views: list[tuple[str, str]] = []
 
     def execute(self, statement: str, parameters: object = None) -> Any:
         """Execute one statement."""
-        done = self.connection.execute(statement, parameters)
+        done = self._connection.execute(statement, parameters)
         if view := _VIEW.match(statement):
             self._views.append((view["name"], statement))
             self._replace(view["name"])
@@ -35,13 +35,13 @@ class ViewStack:
     def finish(self) -> None:
         """Make all views what they are to be."""
         for name, statement in reversed(self._views):
-            self.connection.execute(f"DROP TABLE {name}")
-            self.connection.execute(statement)
+            self._connection.execute(f"DROP TABLE {name}")
+            self._connection.execute(statement)
         self._views.clear()
 
     def _replace(self, name: str) -> None:
         """Put an empty table of the same columns in a view's place."""
-        self.connection.execute(f"CREATE TEMP TABLE like_it AS FROM {name} LIMIT 0")
-        self.connection.execute(f"DROP VIEW {name}")
-        self.connection.execute(f"CREATE TABLE {name} AS FROM like_it")
-        self.connection.execute("DROP TABLE like_it")
+        self._connection.execute(f"CREATE TEMP TABLE like_it AS FROM {name} LIMIT 0")
+        self._connection.execute(f"DROP VIEW {name}")
+        self._connection.execute(f"CREATE TABLE {name} AS FROM like_it")
+        self._connection.execute("DROP TABLE like_it")

@@ -37,14 +37,13 @@ def create_views(database: duckdb.DuckDBPyConnection, definition: Definition, fi
     for name, fingerprints in definition.forms.items():
         _create_captions_view(connection, files, name, fingerprints, shown[name])
     _create_unions(connection, list(definition.forms), definition.wanted)
+    rows = {
+        "failures": files.rows("failures/*/*/*.parquet", tables.FAILURES, _FAILURES_SINCE),
+        "plans": files.rows("shards/*/*.parquet", tables.PLAN),
+        "pairs": files.rows("duplicates/*.parquet", tables.NEAR_DUPLICATES),
+    }
     for statement in (FAILURES, _CONTRIBUTORS, STALE, *GROUPS, SHARDS, _NEAR_DUPLICATES):
-        connection.execute(
-            statement.format(
-                failures=files.rows("failures/*/*/*.parquet", tables.FAILURES, _FAILURES_SINCE),
-                plans=files.rows("shards/*/*.parquet", tables.PLAN),
-                pairs=files.rows("duplicates/*.parquet", tables.NEAR_DUPLICATES),
-            )
-        )
+        connection.execute(statement.format(**rows))
     tell_known(database, NOTHING_KNOWN)
     create_status_views(connection, files.location(f"{layout.RUNNING}/*.json"))
     connection.finish()

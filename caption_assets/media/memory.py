@@ -25,7 +25,7 @@ def settle_malloc() -> None:
     """Let glibc's malloc take what is big from the system, and give it back, always.
 
     Left to itself it raises that limit to 32 MB with the first such piece that is freed, and keeps more and more for
-    the threads that freed it: three JPEG XL in turn took 120 MB more than one.
+    the threads that freed it: three JPEG XL in turn took 120 MB more than one. Each arena keeps some, so they are few.
     """
     if mallopt := getattr(_c, "mallopt", None):
         mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)

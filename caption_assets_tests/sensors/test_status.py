@@ -41,8 +41,9 @@ def told(result: dg.SensorResult) -> list[dict[str, Any]]:
     """The rows of the table that the UI is given."""
     (event,) = result.asset_events
     assert event.asset_key == CATALOG
-    table = event.metadata["status"].value
-    return [dict(getattr(record, "data", record)) for record in getattr(table, "records", table)]
+    table = event.metadata["status"]
+    assert isinstance(table, dg.TableMetadataValue)
+    return [dict(record.data) for record in table.records]
 
 
 def test_the_ui_has_the_numbers_of_the_command(tmp_path: Path, pictures: Path) -> None:
