@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.lake import layout, tables
@@ -91,17 +90,10 @@ def find_elsewhere(
     """Rows for these pictures that other shards already paid for, by media_id and what they were made from. Best
     effort."""
     folder = layout.fingerprint_folder(bound.name, bound.fingerprint)
-    if not media_ids or not lake.list(folder):
-        return {}
+    files = [path for path in lake.find(folder) if path.endswith(".parquet")] if media_ids else []
+    schema, where = schema_of(bound), pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key)
     try:
-        dataset = ds.dataset(
-            lake.path(folder),
-            schema=schema_of(bound),
-            filesystem=lake.fs,
-            format="parquet",
-            exclude_invalid_files=False,
-        )
-        found = dataset.to_table(filter=pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key))
+        found = lake.read_columns(files, schema, schema.names, where)
     except FileNotFoundError:  # sealed away while we looked
         return {}
     rows = sorted(found.to_pylist(), key=lambda row: row["created_at"])

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from caption_assets.captioning import rows
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
+from caption_assets.lake.parquet import parquet_file
 from caption_assets.lake.store import Lake
 from caption_assets.media.stored import Row, key_of, read_failures, read_whole_index
 from caption_assets.media.verify import verify_shard
@@ -95,7 +94,7 @@ def choose(
 def _plan(lake: Lake, shard: Shard) -> tuple[Shard, int, datetime] | None:
     """A shard's number of items, and when it was planned; None where it has none, or was merged meanwhile."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(lake.read(layout.plan_file(shard))))
+        file = parquet_file(lake.read(layout.plan_file(shard)))
     except FileNotFoundError:
         return None
     items = file.metadata.num_rows

@@ -13,6 +13,7 @@ from caption_assets.lake import layout, tables
 from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.object_store import is_s3, list_objects
+from caption_assets.lake.parquet import parquet_file
 from caption_assets.lake.store import Lake
 
 _READERS = {True: 4, False: 16}
@@ -111,8 +112,8 @@ class FileReader:
 
     def _table(self, path: str, schema: pa.Schema, without: Collection[str] = ()) -> pa.Table:
         """Columns of a file; those that it lacks, or that are not to be read, are null."""
-        source = self._lake.path(path) if self._lake.local else pa.BufferReader(self._lake.read(path))
-        with pq.ParquetFile(source) as file:
+        lake = self._lake
+        with pq.ParquetFile(lake.path(path)) if lake.local else parquet_file(lake.read(path)) as file:
             there = {name for name in file.schema_arrow.names if name not in without}
             table = file.read([name for name in schema.names if name in there], use_threads=False)
         columns = [

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from caption_assets.lake.object_store import claim, is_s3, list_objects_after, open_store
+from caption_assets.lake.parquet import parquet_file, read_columns
 
 _STRAY_AGE_SECONDS = 3600.0
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -232,8 +233,7 @@ class Lake:
 
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file as a table. Raises FileNotFoundError."""
-        file = pq.ParquetFile(pa.BufferReader(self.read(relative)))
-        return file.read(columns=None if columns is None else [*columns])
+        return parquet_file(self.read(relative)).read(columns=None if columns is None else [*columns])
 
     def read_columns(
         self, paths: Sequence[str], schema: pa.Schema, columns: Sequence[str], where: pc.Expression | None = None
@@ -246,6 +246,8 @@ class Lake:
         if not paths:
             return pa.table({name: pa.array([], _type(schema, name)) for name in columns})
         full = [self.path(path) for path in paths]
+        if not self.local:
+            return read_columns(full, self.fs.cat_file, schema, columns, where)
         files = ds.dataset(full, schema=schema, filesystem=self.fs, format="parquet")
         return files.to_table(columns=[*columns], filter=where)
 
