@@ -183,6 +183,8 @@ class _Ladder:
     def next_request(self) -> EngineRequest:
         """What to ask now, under a name of its own."""
         self._sent += 1
+        if self._request is self._first and self._sent == 1:
+            return self._first
         return replace(self._request, request_id=f"{self._first.request_id}#{self._sent}")
 
     async def refused(self, error: EngineFailure) -> bool:

@@ -22,6 +22,7 @@ from caption_assets.perspectives import arrow_type
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 10.0
 _READ_TRIES = 5
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def schema_of(bound: BoundPerspective) -> pa.Schema:
@@ -31,8 +32,7 @@ def schema_of(bound: BoundPerspective) -> pa.Schema:
 
 def output_digest(output: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of an output's canonical JSON."""
-    canonical = json.dumps(output, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(output).encode()).hexdigest()
 
 
 def input_digest(digests: Mapping[str, str]) -> str | None:

@@ -26,6 +26,8 @@ from caption_assets.lake.store import Lake
 from caption_assets.media.deletion import complete_deletions
 
 _JOIN_SECONDS = 30.0
+_COLLECT_AFTER = 50_000
+"""Objects more than before, until cycles among them are looked for: answers leave none, and hundreds are under way."""
 
 
 class CaptionRun:
@@ -98,6 +100,8 @@ class CaptionRun:
 
     def _work(self) -> None:
         gc.freeze()  # what is there by now stays: each of the many collections to come would look at it again
+        often = gc.get_threshold()
+        gc.set_threshold(_COLLECT_AFTER, *often[1:])
         try:
             with asyncio.Runner(loop_factory=_loop_factory(self._kind)) as runner:
                 runner.run(self._main())
@@ -108,6 +112,7 @@ class CaptionRun:
         else:
             self._reports.put(None)
         finally:
+            gc.set_threshold(*often)
             gc.unfreeze()
 
     async def _main(self) -> None:

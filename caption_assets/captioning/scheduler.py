@@ -13,13 +13,13 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
-from PIL import Image
-
 from caption_assets.captioning import rows
-from caption_assets.captioning.asking import Answered, AskFailure, ask, decoded, first_request, unreadable
+from caption_assets.captioning.asking import Answered, AskFailure, ask, first_request
 from caption_assets.captioning.binding import BoundPerspective
+from caption_assets.captioning.reading import PictureReader, ReadAhead
 from caption_assets.captioning.recording import Provenance, ShardRecorder
 from caption_assets.captioning.regions import RegionAsker, RegionLook
 from caption_assets.captioning.report import Progress, ShardReport
@@ -29,7 +29,6 @@ from caption_assets.config import Captions
 from caption_assets.engine.lazy import LazyEngine
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.media.shard import read_picture
 from caption_assets.perspectives import Perspective, PromptError, render_prompt
 
 _DECODERS = 2
@@ -38,41 +37,11 @@ _HELD_BYTES = 1 << 30
 """Of all pictures read ahead or before the engine at once: 256 of a megapixel, decoded."""
 _TICK_SECONDS = 1.0
 
-Stored = Image.Image | bytes
 Answers = dict[str, asyncio.Future[Answer | None]]
 
 
 class BreakerTripped(Exception):
     """Too large a share of the captions failed; the run stopped early and kept what succeeded."""
-
-
-class ReadAhead:
-    """A picture that is being read, or is there for as long as a perspective may still look at it.
-
-    Args:
-        size: bytes that it takes in memory.
-        lookers: perspectives that look at it.
-        read: whoever reads it; None where nobody looks.
-    """
-
-    def __init__(self, size: int, lookers: int, read: asyncio.Future[Stored] | None) -> None:
-        self._size, self._lookers, self._read = size, lookers, read
-
-    async def image(self) -> Stored:
-        """The pixels, or the file. Raises AskFailure where it cannot be read."""
-        assert self._read is not None
-        try:
-            return await asyncio.shield(self._read)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise unreadable(error) from None
-
-    def looked(self) -> int:
-        """One perspective has looked; returns the bytes that are free now."""
-        self._lookers -= 1
-        if self._lookers:
-            return 0
-        self._read = None
-        return self._size
 
 
 class Scheduler:
@@ -106,13 +75,13 @@ class Scheduler:
         self._lake, self._engine, self._selected, self._readable = lake, engine, selected, readable
         self._settings, self._provenance = settings, Provenance(run_id, settings.contributor, settings.max_attempts)
         self._find, self._report, self._progress = find, report, progress
-        self._force, self._pixels = force, decode
+        self._force = force
         self._buffer, self._writer = PartBuffer(), PartWriter(lake, run_id)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lake")
+        self._reader = PictureReader(lake, self._decoders, pixels=decode)
         self._regions = RegionAsker(engine, settings.max_attempts, self._decoders)
         self._outstanding = 0
-        self._held = 0
         self._room = asyncio.Event()
         engine.loaded = self._room.set  # from then on there is room for all that it can take
         self._done = self._tokens = 0
@@ -172,12 +141,14 @@ class Scheduler:
             recorder = await loop.run_in_executor(self._disk, self._open, shard)
             if not recorder.remaining:
                 await self._seal(recorder)
-            for picture in recorder.work.pictures:
-                while len(waiting) > _READ_AHEAD or (waiting and self._held > _HELD_BYTES):
+            pictures, together = recorder.work.pictures, self._reader.together
+            for start in range(0, len(pictures), together):
+                while len(waiting) > _READ_AHEAD or (waiting and self._reader.held > _HELD_BYTES):
                     yield waiting.popleft()
-                while self._held > _HELD_BYTES:  # all before the engine
+                while self._reader.held > _HELD_BYTES:  # all before the engine
                     await self._more_room()
-                waiting.append((recorder, picture, self._start_reading(picture)))
+                group = pictures[start : start + together]
+                waiting.extend(zip(repeat(recorder), group, self._reader.start(group), strict=False))
         while waiting:
             yield waiting.popleft()
 
@@ -185,27 +156,12 @@ class Scheduler:
         self._room.clear()
         await self._room.wait()
 
-    def _start_reading(self, picture: PictureWork) -> ReadAhead:
-        """Have a picture read where a pending perspective looks at it."""
-        lookers = sum(each.perspective.image for each in picture.pending)
-        if not lookers:
-            return ReadAhead(0, 0, None)
-        media = picture.media
-        size = int(4 * media["width"] * media["height"] if self._pixels else media["length"])  # Pillow pads RGB to 4
-        self._held += size
-        read = asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, media)
-        return ReadAhead(size, lookers, read)
-
     def _open(self, shard: Shard) -> ShardRecorder:
         work = self._find(shard)
         recorder = ShardRecorder.open(self._lake, work, self._selected, self._provenance, reuse=not self._force)
         recorder.loaded_before, recorder.restarts_before = self._engine.load_seconds, self._engine.restarts
         self._unfinished[shard] = recorder
         return recorder
-
-    def _decode(self, media: Row) -> Stored:
-        stored = read_picture(self._lake, media)
-        return decoded(stored) if self._pixels else stored
 
     async def _picture(self, recorder: ShardRecorder, picture: PictureWork, ahead: ReadAhead) -> None:
         """Bring all pending perspectives on one picture to their end."""
@@ -240,7 +196,7 @@ class Scheduler:
         # Not when the run ends here: nobody is to record that an input is missing.
         self._outstanding -= 1
         if bound.perspective.image:
-            self._held -= ahead.looked()
+            self._reader.looked(ahead)
         self._room.set()
         answers[bound.name].set_result(answer)
         if row and (part := self._buffer.append(bound, recorder.work.shard, row)):

@@ -8,7 +8,6 @@ https://docs.vllm.ai/en/latest/features/multimodal_inputs/
 from __future__ import annotations
 
 import asyncio
-import binascii
 import hashlib
 import io
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import pybase64
 from PIL import Image
 
 from caption_assets.config import SentImage
@@ -171,7 +171,7 @@ class PictureCache:
         if stored is None or not self._as_it_is(request):
             stored = await asyncio.get_running_loop().run_in_executor(None, _encode, request, self._image)
         head = f'{{"type":"image_url","image_url":{{"url":"data:image/{self._image.format};base64,'.encode()
-        return Picture(b"".join((head, binascii.b2a_base64(stored, newline=False), b'"}},')))
+        return Picture(b"".join((head, pybase64.b64encode(stored), b'"}},')))
 
     def _keep(self, key: str, done: asyncio.Future[Picture]) -> None:
         del self._making[key]

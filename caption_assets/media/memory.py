@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 DECODING_BYTES = 325_000_000
 """Of one picture, file and decoding: what keeps a process within 600 MB that decodes nothing beside it."""
-AT_ONCE = 0.9
+AT_ONCE = 0.8
 """How much of that all may take that are worked on at once: each brings something along that is not counted."""
 
 _KEPT_BYTES = 1 << 26

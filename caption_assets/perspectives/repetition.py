@@ -56,9 +56,10 @@ def _in_text(text: str) -> str | None:
     if len(text) < 2 * _MIN_RUN_WORDS - 1:  # twelve words of one letter, and the spaces between them
         return None
     words = text.split()
+    again = len(words) - len(set(words))
     for size in range(1, _MAX_UNIT_WORDS + 1):
         repeats = max(_MIN_REPEATS, -(-_MIN_RUN_WORDS // size))
-        start = _find_run(words, size, repeats)
+        start = _find_run(words, again, size, repeats)
         if start is not None:
             return f"{_shorten(' '.join(words[start : start + size]))!r} is repeated at least {repeats} times"
     if not _may_run(text):
@@ -81,18 +82,23 @@ def _in_list(items: list[Any]) -> str | None:
     if len(items) < _MIN_REPEATS or not all(isinstance(item, str | dict | list) for item in items):
         return None
     texts = [json.dumps(item, ensure_ascii=False, sort_keys=True) for item in items]
+    again = len(texts) - len(set(texts))
     for size in range(1, _MAX_UNIT_ITEMS + 1):
-        start = _find_run(texts, size, _MIN_REPEATS, min_weight=_MIN_UNIT_JSON)
+        start = _find_run(texts, again, size, _MIN_REPEATS, min_weight=_MIN_UNIT_JSON)
         if start is not None:
             unit = ", ".join(texts[start : start + size])
             return f"the list items {_shorten(unit)} are repeated at least {_MIN_REPEATS} times"
     return None
 
 
-def _find_run(items: Sequence[Hashable], size: int, repeats: int, min_weight: int = 0) -> int | None:
-    """Return where a unit of `size` items starts that stands back to back `repeats` times, or None."""
+def _find_run(items: Sequence[Hashable], again: int, size: int, repeats: int, min_weight: int = 0) -> int | None:
+    """Return where a unit of `size` items starts that stands back to back `repeats` times, or None.
+
+    Args:
+        again: how many items stand there for a second time, or more.
+    """
     needed = size * (repeats - 1)
-    if len(items) - len(set(items)) < needed:
+    if again < needed:
         return None  # all but the first unit are there twice
     run = 0
     for index in range(size, len(items)):

@@ -263,12 +263,12 @@ def _unfence(text: str) -> str:
 
 
 def _parse(text: str) -> Any:
-    value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_reject_constant, parse_float=_finite_float)
+    value = _DECODER.decode(text)
     if _depth(value) > _MAX_DEPTH:
         raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
     # Escapes such as \ud800 parse, but text with lone surrogates has no UTF-8 form.
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        _ENCODER.encode(value).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"the text holds a lone surrogate, {error.object[error.start]!r}") from error
     return value
@@ -305,6 +305,10 @@ def _finite_float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:40]} is too large")
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_reject_constant, parse_float=_finite_float)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def _normalise_object(fields: Sequence[SchemaField], value: Mapping[str, Any]) -> dict[str, Any]:
