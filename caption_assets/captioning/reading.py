@@ -11,7 +11,7 @@ from PIL import Image
 from caption_assets.captioning.asking import decoded, unreadable
 from caption_assets.captioning.work import PictureWork, Row
 from caption_assets.lake.store import Lake
-from caption_assets.media.shard import read_picture
+from caption_assets.media.stored import read_close_together
 
 Stored = Image.Image | bytes
 _FILES_TOGETHER = 8
@@ -90,12 +90,13 @@ class PictureReader:
         return int(4 * media["width"] * media["height"] if self._pixels else media["length"])
 
     def _read(self, media: Sequence[Row]) -> list[Stored | Exception]:
-        return [self._read_one(row) for row in media]
+        return [self._as_wanted(stored) for stored in read_close_together(self._lake, media)]
 
-    def _read_one(self, media: Row) -> Stored | Exception:
+    def _as_wanted(self, stored: bytes | Exception) -> Stored | Exception:
+        if isinstance(stored, Exception) or not self._pixels:
+            return stored
         try:
-            stored = read_picture(self._lake, media)
-            return decoded(stored) if self._pixels else stored
+            return decoded(stored)
         except Exception as error:
             return error
 

@@ -22,6 +22,7 @@ from caption_assets.perspectives import arrow_type
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 10.0
 _READ_TRIES = 5
+_NO_ROWS = pa.schema([("media_id", pa.string()), ("created_at", tables.TIMESTAMP)]).empty_table()
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -74,7 +75,8 @@ def read_form(
     `columns`, if given, must hold media_id and created_at.
     """
     folder = layout.captions_folder(perspective, fingerprint, shard)
-    return _latest(_read_folder(lake, folder, columns)[0])
+    found, _ = _read_folder(lake, folder, columns)
+    return {row["media_id"]: row for row in _latest(found).to_pylist()}
 
 
 def contents_digest(lake: Lake, bound: BoundPerspective, shard: Shard) -> str:
@@ -162,32 +164,30 @@ def seal(
     found, files = _read_folder(lake, folder, None)
     if len(files) < 2 and not any(name.startswith("part-") for name in files):
         return
-    rows = {media_id: row for media_id, row in _latest(found).items() if media_id not in deleted}
-    ordered = [rows[media_id] for media_id in sorted(rows)]
+    kept = pc.invert(pc.is_in(found["media_id"], pa.array(sorted(deleted), pa.string())))
+    rows = tables.conform(_latest(found.filter(kept)), schema_of(bound))
     sealed = f"sealed-{run_id}-{uuid.uuid4().hex[:6]}.parquet"
-    lake.write(f"{folder}/{sealed}", table_bytes(tables.table(ordered, schema_of(bound))))
+    lake.write(f"{folder}/{sealed}", table_bytes(rows))
     for name in files:
         lake.remove(f"{folder}/{name}")
 
 
-def _read_folder(lake: Lake, folder: str, columns: list[str] | None) -> tuple[list[dict[str, Any]], list[str]]:
+def _read_folder(lake: Lake, folder: str, columns: list[str] | None) -> tuple[pa.Table, list[str]]:
     """All rows of a folder's files and the files' names; looks again when a file is sealed away under our eyes."""
     for remaining in reversed(range(_READ_TRIES)):
         files = [name for name in lake.list(folder) if name.endswith(".parquet")]
         try:
-            rows = [row for name in files for row in lake.read_table(f"{folder}/{name}", columns).to_pylist()]
+            found = [lake.read_table(f"{folder}/{name}", columns) for name in files]
         except FileNotFoundError:
             if not remaining:
                 raise
             continue
-        return rows, files
+        return pa.concat_tables([_NO_ROWS, *found], promote_options="default"), files
     raise AssertionError("unreachable")
 
 
-def _latest(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        before = found.get(row["media_id"])
-        if before is None or row["created_at"] > before["created_at"]:
-            found[row["media_id"]] = row
-    return found
+def _latest(rows: pa.Table) -> pa.Table:
+    """The latest row of each picture, by media_id; of equally late ones the first."""
+    ordered = rows.sort_by([("media_id", "ascending"), ("created_at", "descending")])
+    ids = ordered["media_id"].combine_chunks()
+    return ordered.filter(pa.concat_arrays([pa.array([True][: len(ids)], pa.bool_()), pc.not_equal(ids[1:], ids[:-1])]))

@@ -116,11 +116,7 @@ class FileReader:
         with pq.ParquetFile(lake.path(path)) if lake.local else parquet_file(lake.read(path)) as file:
             there = {name for name in file.schema_arrow.names if name not in without}
             table = file.read([name for name in schema.names if name in there], use_threads=False)
-        columns = [
-            table[each.name].cast(each.type) if each.name in there else pa.nulls(table.num_rows, each.type)
-            for each in schema
-        ]
-        return pa.table(columns, schema=schema)
+        return tables.conform(table, schema)
 
     def _names(self, name: str, form: str, shards: Sequence[Shard]) -> Iterator[str]:
         """The files of a form's rows."""

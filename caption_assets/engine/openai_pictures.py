@@ -122,8 +122,10 @@ class Homes:
 
     def of(self, image_id: str) -> Home:
         """A picture's home."""
-        home = self._homes.setdefault(image_id, Home())
-        self._homes.move_to_end(image_id)
+        if (home := self._homes.get(image_id)) is not None:
+            self._homes.move_to_end(image_id)
+            return home
+        home = self._homes[image_id] = Home()
         if len(self._homes) > _REMEMBERED:
             self._homes.popitem(last=False)
         return home

@@ -255,3 +255,13 @@ def now() -> datetime:
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of a schema; absent columns are null."""
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns of a schema; absent ones are null."""
+    there = frozenset(rows.column_names)
+    columns = [
+        rows[field.name].cast(field.type) if field.name in there else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

@@ -18,6 +18,8 @@ Row = dict[str, Any]
 
 _MESSAGE_LENGTH = 1000
 _PIECE = 8_000_000
+_GAP = 1 << 16
+"""Bytes between two pictures that are read along: a record and its padding, but no kept original."""
 
 
 def read_index(lake: Lake, shard: Shard) -> list[Row]:
@@ -53,6 +55,11 @@ def read_picture(lake: Lake, row: Mapping[str, Any]) -> bytes:
         FileNotFoundError: its segment is gone, and the index has no other for it.
     """
     return _read(lake, row, "offset", "length")
+
+
+def read_close_together(lake: Lake, rows: Sequence[Row]) -> list[bytes | Exception]:
+    """The stored bytes of media rows, in their order, or why they cannot be had: neighbours in one range read."""
+    return [each for run in _runs(rows) for each in _read_run(lake, run)]
 
 
 def read_original(lake: Lake, row: Mapping[str, Any]) -> bytes | None:
@@ -160,6 +167,42 @@ def _read(lake: Lake, row: Mapping[str, Any], offset: str, length: str) -> bytes
         if now is None or now["segment"] == row["segment"] or now.get(offset) is None:
             raise
         return lake.read_range(segment_path(now), now[offset], now[length])
+
+
+def _runs(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Media rows whose pictures stand close behind each other in one segment."""
+    run: list[Row] = []
+    for row in rows:
+        if run and not _follows(run, row):
+            yield run
+            run = []
+        run.append(row)
+    if run:
+        yield run
+
+
+def _follows(run: Sequence[Row], row: Row) -> bool:
+    first, last = run[0], run[-1]
+    gap, span = row["offset"] - last["offset"] - last["length"], row["offset"] + row["length"] - first["offset"]
+    return segment_path(row) == segment_path(last) and 0 <= gap <= _GAP and span <= _PIECE
+
+
+def _read_run(lake: Lake, run: Sequence[Row]) -> Iterator[bytes | Exception]:
+    start = run[0]["offset"]
+    try:
+        data = lake.read_range(segment_path(run[0]), start, run[-1]["offset"] + run[-1]["length"] - start)
+    except Exception:  # each tells what is the matter with it
+        yield from (_read_alone(lake, row) for row in run)
+        return
+    for row in run:
+        yield data[row["offset"] - start : row["offset"] - start + row["length"]]
+
+
+def _read_alone(lake: Lake, row: Row) -> bytes | Exception:
+    try:
+        return read_picture(lake, row)
+    except Exception as error:
+        return error
 
 
 def _rows(lake: Lake, path: str) -> list[Row]:

@@ -29,6 +29,9 @@ _MIN_SAME_GRAMS = 35
 that at least L - 7 - p >= 35 are there again."""
 _MAX_UNIT_ITEMS = 6
 _MIN_UNIT_JSON = 16
+_WORD_RUNS = [(size, max(_MIN_REPEATS, -(-_MIN_RUN_WORDS // size))) for size in range(1, _MAX_UNIT_WORDS + 1)]
+"""Words of a unit, and how often it has to stand there."""
+_FEWEST_AGAIN = min(size * (repeats - 1) for size, repeats in _WORD_RUNS)
 _CHARACTER_RUN = re.compile(r"(.{1,32}?)\1{7,}", re.DOTALL)
 
 
@@ -57,8 +60,7 @@ def _in_text(text: str) -> str | None:
         return None
     words = text.split()
     again = len(words) - len(set(words))
-    for size in range(1, _MAX_UNIT_WORDS + 1):
-        repeats = max(_MIN_REPEATS, -(-_MIN_RUN_WORDS // size))
+    for size, repeats in _WORD_RUNS if again >= _FEWEST_AGAIN else ():
         start = _find_run(words, again, size, repeats)
         if start is not None:
             return f"{_shorten(' '.join(words[start : start + size]))!r} is repeated at least {repeats} times"

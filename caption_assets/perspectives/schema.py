@@ -264,11 +264,11 @@ def _unfence(text: str) -> str:
 
 def _parse(text: str) -> Any:
     value = _DECODER.decode(text)
-    if _depth(value) > _MAX_DEPTH:
+    if text.count("{") + text.count("[") > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
         raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
     # Escapes such as \ud800 parse, but text with lone surrogates has no UTF-8 form.
     try:
-        _ENCODER.encode(value).encode()
+        (_ENCODER.encode(value) if "\\u" in text else text).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"the text holds a lone surrogate, {error.object[error.start]!r}") from error
     return value
