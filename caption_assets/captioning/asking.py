@@ -35,6 +35,8 @@ _PAUSE_SECONDS = 0.5
 _TRANSIENT_TRIES = 3
 """Requests in one run that may come to nothing by the engine's fault."""
 _LEAST_PIXELS = 32 * 32
+_FIRST = "#1"
+"""Ends the names of the requests that come first."""
 _EXCERPT = 300
 
 _REPEATS_ITSELF = frozenset({"truncated", "prompt", "too_long"})
@@ -118,7 +120,7 @@ def first_request(
     """
     sampling = bound.perspective.sampling
     return EngineRequest(
-        request_id=request_id,
+        request_id=request_id + _FIRST,
         text=text,
         image=None if isinstance(image, bytes) else image,
         image_file=image if isinstance(image, bytes) else None,
@@ -183,9 +185,10 @@ class _Ladder:
     def next_request(self) -> EngineRequest:
         """What to ask now, under a name of its own."""
         self._sent += 1
-        if self._request is self._first and self._sent == 1:
+        if self._sent == 1 and self._request is self._first:
             return self._first
-        return replace(self._request, request_id=f"{self._first.request_id}#{self._sent}")
+        name = self._first.request_id.removesuffix(_FIRST)
+        return replace(self._request, request_id=f"{name}#{self._sent}")
 
     async def refused(self, error: EngineFailure) -> bool:
         """Climb after a request without a reply; False: this is the end."""
