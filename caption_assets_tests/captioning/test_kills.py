@@ -51,7 +51,8 @@ def test_kills_at_random_instants_change_nothing(make_config: MakeConfig, stub: 
     attack(make_config, stub, kill, 10)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_kills_at_random_files_change_nothing(make_config: MakeConfig, stub: StubServer, seed: int) -> None:
     """Instants that a clock would seldom hit: just before a file is there, or is not."""
     chance = random.Random(seed)

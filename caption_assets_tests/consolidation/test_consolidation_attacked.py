@@ -43,7 +43,7 @@ def test_killed_before_each_change_to_the_lake(
 def test_killed_before_some_changes_to_the_lake(
     make_config: MakeConfig, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _attack(make_config, tmp_path, pictures, monkeypatch, every=9)
+    _attack(make_config, tmp_path, pictures, monkeypatch, every=17)
 
 
 def _attack(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import s3fs
 
 from caption_assets.consolidation.captions import captioned_shards
@@ -15,6 +16,7 @@ from caption_assets_tests.consolidation.small import MakeConfig, fill, keys, mak
 from caption_assets_tests.sources.servers import s3_server
 
 
+@pytest.mark.slow
 def test_a_lake_in_a_bucket(make_config: MakeConfig, tmp_path: Path, pictures: Path) -> None:
     with s3_server():
         s3fs.S3FileSystem().mkdir("bucket")

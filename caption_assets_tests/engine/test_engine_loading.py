@@ -156,6 +156,7 @@ def _hold(folder: str, held: multiprocessing.synchronize.Event) -> None:
         threading.Event().wait()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("other_device")
 def test_the_asynchronous_engine_answers_too(make_config: MakeConfig) -> None:
     config = make_config(engines={"default": {"kind": "vllm", "model": "tiny", "mode": "async"}})

@@ -113,6 +113,7 @@ def test_a_certificate_that_nobody_vouches_for_is_named_and_loses_nothing(
     told.agrees_with_lake()
 
 
+@pytest.mark.slow
 def test_a_broker_that_wants_a_certificate_of_us(tmp_path: Path, pictures: Path, broker: Tansu) -> None:
     told = Secured(tmp_path, pictures, broker, "ours", certificate=None, key=None)
     told.pipeline.ingest()
@@ -123,6 +124,7 @@ def test_a_broker_that_wants_a_certificate_of_us(tmp_path: Path, pictures: Path,
     assert "waiting" not in told.tick()
 
 
+@pytest.mark.slow
 def test_a_wrong_protocol_is_named(tmp_path: Path, pictures: Path, broker: Tansu) -> None:
     plain = dict.fromkeys(("ca", "certificate", "key", "key_password"))
     told = Secured(tmp_path, pictures, broker, "protocol", protocol="sasl_plaintext", **plain)

@@ -117,6 +117,7 @@ def test_killed_before_each_change_to_the_lake(small: Path, repair: bool) -> Non
     assert died >= 8, "segment, failures, index, and the scratch files of each"
 
 
+@pytest.mark.slow
 def test_a_repair_killed_before_its_index_leaves_no_segment_though_nothing_comes_after_it(small: Path) -> None:
     """Its source fails again: the next run finds the shard as it was, and a segment that nobody knows."""
     pictures, away, template, lake = (small / name for name in ("pictures", "away", "template", "lake"))

@@ -181,7 +181,8 @@ def test_the_sum_of_all_stays_within_the_limit(source: str, tmp_path: Path) -> N
     assert told_of_hard_shard(tmp_path, 80, Media(keep_originals=True), source)["peak"] <= LIMIT
 
 
-@pytest.mark.parametrize("source", ["folder", pytest.param("web", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["folder", "web"])
 def test_the_sum_of_all_is_what_the_setting_says(source: str, tmp_path: Path) -> None:
     """The same at a quarter of the size: what is worked on, what waits, and some megabytes for the rest."""
     result = told_of_hard_shard(tmp_path, 20, Media(keep_originals=True, max_decode_mb=120), source)

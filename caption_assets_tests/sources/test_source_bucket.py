@@ -88,7 +88,7 @@ def fill(bucket: str, count: int) -> None:
     fsspec.asyn.sync(fs.loop, put_all)
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1001, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_every_page_of_a_listing_is_planned_once(lake: Lake, bucket: str, count: int) -> None:
     fill(bucket, count)
     source = BucketSource(f"s3://{bucket}/in")
