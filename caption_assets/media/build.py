@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from caption_assets.config import Media
 from caption_assets.lake import tables
@@ -258,7 +258,7 @@ class ShardBuild:
             "frames": picture.frames,
             "truncated": picture.truncated,
             "phash": normalised.phash,
-            **asdict(normalised.quality),
+            **vars(normalised.quality),
             **picture.metadata.columns(),
             "run_id": self._run_id,
             "created_at": self._created_at,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -53,7 +53,7 @@ class Metadata:
 
     def columns(self) -> dict[str, Any]:
         """The columns of the media table."""
-        return {**asdict(self), "keywords": list(self.keywords) or None}
+        return {**vars(self), "keywords": list(self.keywords) or None}
 
 
 def read_metadata(image: Image.Image, *, gps: bool) -> Metadata:
