@@ -16,6 +16,11 @@ from caption_assets.media.stored import key_of, read_failures, read_index
 from caption_assets.perspectives import from_arrow_value, source_values
 
 Row = dict[str, Any]
+_MEDIA = (
+    "media_id", "dataset", "shard", "uri", "etag", "segment", "offset", "length",
+    "width", "height", "original_width", "original_height", "source",
+)  # fmt: skip
+"""What captioning reads of the media table: the metadata can be a hundred times as much."""
 
 
 class MediaMissing(Exception):
@@ -90,7 +95,7 @@ def find_work(
         MediaMissing: the shard has no media index.
     """
     media: dict[str, Row] = {}
-    index = read_index(lake, shard)
+    index = read_index(lake, shard, _MEDIA)
     for row in index:
         if key_of(row) not in away:  # of items with the same bytes, the first one's source columns count
             media.setdefault(row["media_id"], row)

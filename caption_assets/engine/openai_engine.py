@@ -104,6 +104,7 @@ class OpenAIServers:
     def close(self) -> None:
         """Close all connections. Requests under way fail."""
         self._closed = True
+        self._pictures.clear()
         if self._life is not None and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._life.cancel)
 

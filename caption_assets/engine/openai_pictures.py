@@ -165,6 +165,11 @@ class PictureCache:
             making.add_done_callback(lambda done, key=request.image_id: self._keep(key, done))  # type: ignore[misc]
         return await asyncio.shield(making)
 
+    def clear(self) -> None:
+        """Forget them all."""
+        self._pictures.clear()
+        self._size = 0
+
     def _as_it_is(self, request: EngineRequest) -> bool:
         return request.image_file is not None and request.image_file.startswith(_MAGIC[self._image.format])
 

@@ -22,10 +22,14 @@ _GAP = 1 << 16
 """Bytes between two pictures that are read along: a record and its padding, but no kept original."""
 
 
-def read_index(lake: Lake, shard: Shard) -> list[Row]:
-    """The media rows of a shard, without those of deleted pictures; empty where it has none yet."""
+def read_index(lake: Lake, shard: Shard, columns: Sequence[str] | None = None) -> list[Row]:
+    """The media rows of a shard, without those of deleted pictures; empty where it has none yet.
+
+    Args:
+        columns: those to read, `media_id`, `dataset` and `uri` among them; default: all.
+    """
     tombstones = read_tombstones(lake)
-    return [row for row in read_whole_index(lake, shard) if not tombstones.forbid(row)]
+    return [row for row in _rows(lake, layout.media_index(shard), columns) if not tombstones.forbid(row)]
 
 
 def read_whole_index(lake: Lake, shard: Shard) -> list[Row]:
@@ -205,9 +209,9 @@ def _read_alone(lake: Lake, row: Row) -> bytes | Exception:
         return error
 
 
-def _rows(lake: Lake, path: str) -> list[Row]:
+def _rows(lake: Lake, path: str, columns: Sequence[str] | None = None) -> list[Row]:
     try:
-        rows: list[Row] = lake.read_table(path).to_pylist()
+        rows: list[Row] = lake.read_table(path, columns).to_pylist()
     except FileNotFoundError:
         return []
     return rows
