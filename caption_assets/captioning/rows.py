@@ -95,7 +95,8 @@ def find_elsewhere(
     files = [path for path in lake.find(folder) if path.endswith(".parquet")] if media_ids else []
     schema, where = schema_of(bound), pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key)
     try:
-        found = lake.read_columns(files, schema, schema.names, where)
+        there = set(lake.read_columns(files, schema, ["__filename"], where)["__filename"].to_pylist())
+        found = lake.read_columns([path for path in files if lake.path(path) in there], schema, schema.names, where)
     except FileNotFoundError:  # sealed away while we looked
         return {}
     rows = sorted(found.to_pylist(), key=lambda row: row["created_at"])
