@@ -61,7 +61,7 @@ def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> i
         each = 8.1 if alpha else 7.1 if b"VP8L" in data[:64] else 6.1
     elif name == "AVIF":
         chroma, depth = _av1_samples(data)
-        each = 1.28 * depth * (1 + chroma + alpha) + 2 * (3 + alpha)  # planes, and their copy as RGB twice
+        each = 1.4 * depth * (1 + chroma + alpha) + 2.2 * (3 + alpha)  # planes, and their copy as RGB twice
     elif name == formats.HEIF:
         chroma, depth = _hevc_samples(data)
         between = 1 + chroma if chroma != _CHROMA[1] or depth > 1 else 0  # planes of another kind on the way to RGB

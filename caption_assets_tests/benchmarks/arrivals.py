@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -38,6 +37,7 @@ from caption_assets.lake.layout import Shard
 from caption_assets.partitions import SHARDS
 from caption_assets.resources import PipelineResource
 from caption_assets.sources.bucket import open_store
+from caption_assets_tests import resident
 from caption_assets_tests.arrivals.world import Watch
 from caption_assets_tests.sources.s3_stub import S3Stub
 from caption_assets_tests.sources.servers import s3_environment
@@ -149,11 +149,6 @@ def tell(what: str, figure: str, target: str = "") -> None:
     print(f"{what:<58} {figure:>22}   {target}", flush=True)
 
 
-def megabytes() -> int:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
 def on_a_bucket(home: Path, keys: int) -> None:
     """A backlog, a round, an idle tick, and arrivals under date prefixes."""
     with bucket(keys) as new:
@@ -183,7 +178,7 @@ def on_a_bucket(home: Path, keys: int) -> None:
         found = timed(watch, lambda outcome: True)
         assert found.items == _NEW, found.outcomes
         tell(f"a tick that finds {_NEW} keys under date prefixes", f"{found.longest:.2f} s", "<= 10 s")
-        tell("memory", f"{megabytes()} MB", "<= 500 MB")
+        tell("memory", f"{round(resident.most())} MB", "<= 500 MB")
 
 
 def on_a_folder(home: Path, files: int) -> None:
@@ -208,7 +203,7 @@ def on_a_folder(home: Path, files: int) -> None:
     found = timed(watch, lambda outcome: True)
     assert found.items == _NEW, found.outcomes
     tell(f"  a tick that finds {_NEW} files in as many folders", f"{found.longest:.2f} s", "<= 10 s")
-    tell("  memory", f"{megabytes()} MB", "<= 500 MB")
+    tell("  memory", f"{round(resident.most())} MB", "<= 500 MB")
 
 
 def plan(watch: Watch, shards: int) -> list[Shard]:
@@ -237,7 +232,7 @@ def on_many_shards(home: Path, shards: int) -> None:
     tell(f"{shards:,} shards: plans read in {len(reading.seconds)} ticks, the longest", f"{reading.longest:.1f} s")
     idle = timed(watch, lambda outcome: True)
     tell("  an idle tick", f"{idle.longest:.2f} s", "<= 10 s")
-    tell("  memory", f"{megabytes()} MB", "<= 500 MB")
+    tell("  memory", f"{round(resident.most())} MB", "<= 500 MB")
     (home / "dagster").mkdir()
     instance = dg.DagsterInstance.local_temp(str(home / "dagster"))
     instance.add_dynamic_partitions(SHARDS, [shard.key for shard in [*planned, Shard("d", shards)]])
@@ -257,7 +252,7 @@ def on_many_shards(home: Path, shards: int) -> None:
     started = time.perf_counter()
     refresh(watch.config, watch.lake)
     tell("  what a tick that marks items as gone adds: views made anew", f"{time.perf_counter() - started:.2f} s")
-    tell("  memory, with DuckDB's", f"{megabytes()} MB")
+    tell("  memory, with DuckDB's", f"{round(resident.most())} MB")
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import resource
 import shutil
 import statistics
@@ -47,6 +46,7 @@ from caption_assets.media.decode import decode
 from caption_assets.media.pixels import fit
 from caption_assets.media.shard import build_media
 from caption_assets.sources.planner import open_source, plan_dataset
+from caption_assets_tests import resident
 from caption_assets_tests.benchmarks.photographs import write_photographs
 
 SIDE = 512
@@ -80,10 +80,7 @@ def ingest(pipeline: str) -> None:
             report = build_media(lake, shard, source, config.media, "benchmark")
             pictures, failed = pictures + report.rows, failed + report.failed
     seconds = time.monotonic() - started
-    # not ru_maxrss, which starts with what the parent held
-    held = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    memory = int(held[1]) / 1024 if held else 0.0
-    print(json.dumps({"pictures": pictures, "failed": failed, "seconds": seconds, "megabytes": memory}))
+    print(json.dumps({"pictures": pictures, "failed": failed, "seconds": seconds, "megabytes": resident.most()}))
 
 
 def _serve(folder: Path, port: multiprocessing.Queue[int]) -> None:

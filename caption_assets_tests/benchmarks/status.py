@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +43,7 @@ from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets.status.reading import read_status
+from caption_assets_tests import resident
 
 _DATASET = "demo"
 _FAILED = 100
@@ -208,7 +208,7 @@ def copy_counts(config: PipelineConfig, shards: int) -> None:
 def _in_process(look: Callable[[PipelineConfig], str], file: Path, answer: Any) -> None:
     config, started = load_config(file), time.perf_counter()
     told = look(config)
-    answer.send((time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, told))
+    answer.send((time.perf_counter() - started, resident.most(), told))
 
 
 def measure(label: str, look: Callable[[PipelineConfig], str], file: Path) -> None:

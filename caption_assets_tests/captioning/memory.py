@@ -7,7 +7,6 @@ many requests waiting as it may have, as a model does that is slower than all el
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections import deque
 from pathlib import Path
@@ -18,6 +17,7 @@ from caption_assets.engine.loading import open_engine
 from caption_assets.engine.protocol import EngineReply, EngineRequest
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
+from caption_assets_tests import resident
 from caption_assets_tests.assets.running import answer
 from caption_assets_tests.support import caption, lent
 
@@ -58,22 +58,15 @@ class SlowEngine:
         """Nothing to free."""
 
 
-def status(field: str) -> float:
-    """A figure of this process, in megabytes."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1000
-
-
 def main(pipeline: str) -> None:
     """Caption, and print megabytes at the start and at most."""
     config = load_config(pipeline)
     slow = SlowEngine()
     open_ = lent(slow) if config.engines["default"].kind == "vllm" else open_engine
-    before = status("VmRSS")
+    before = resident.now()
     Path("/proc/self/clear_refs").write_text("5")  # the peak until now does not count
     caption(config, Lake(config.lake), [Shard("demo", 0)], open_)
-    print(f"{before:.0f} {status('VmHWM'):.0f} {slow.most}")
+    print(f"{before:.0f} {resident.most():.0f} {slow.most}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np
 import pyarrow as pa
 from caption_assets.config import NearDuplicates
@@ -19,6 +19,7 @@ from caption_assets.lake.catalog import connect
 from caption_assets.lake.definition import Wanted
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
+from caption_assets_tests import resident
 
 random = np.random.default_rng(1_000_000)
 
@@ -48,7 +49,7 @@ with connect(lake, {"look": Wanted("f", (), pa.struct([("caption", pa.string())]
     wall, cpu = time.monotonic(), time.process_time()
     report = find_near_duplicates(lake, views, NearDuplicates())
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+megabytes = round(resident.most())
 
 stored = lake.read_table(layout.NEAR_DUPLICATES)
 ends = [np.array([int(each, 16) for each in stored[name].to_pylist()], np.uint64) for name in ("phash_a", "phash_b")]

@@ -22,12 +22,8 @@ from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.planner import plan_dataset
 from caption_assets.sources.url_list import UrlListSource
 from caption_assets.sources.web import WebFetcher
+from caption_assets_tests import resident
 from caption_assets_tests.media.world import SHARD
-
-
-def status(name: str) -> float:
-    """A figure of this process in megabytes; `ru_maxrss` would begin with what the parent held."""
-    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024 / 1e6
 
 
 def open_source(folder: Path) -> Source:
@@ -43,14 +39,14 @@ def build(folder: Path, settings: str) -> dict[str, object]:
     """Make the media of the folder's pictures."""
     lake, source = Lake(str(folder / "lake")), open_source(folder)
     plan_dataset(lake, "d", source, 1000)
-    before = status("VmRSS")
+    before = resident.now()
     build_media(lake, Shard("d", 0), source, Media.model_validate_json(settings), "run")
     rows, failures = read_index(lake, SHARD), read_failures(lake, "media", SHARD)
     return {
         "outcomes": sorted({row.get("kind", "media") for row in rows + failures}),
         "messages": [row["message"] for row in failures],
         "counts": Counter(row.get("kind", "media") for row in rows + failures),
-        "peak": status("VmHWM"),
+        "peak": resident.most(),
         "before": before,
     }
 

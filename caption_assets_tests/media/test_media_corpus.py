@@ -21,6 +21,7 @@ from caption_assets.media.shard import build_media, read_failures, read_index, r
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.planner import plan_dataset, read_plan
 from caption_assets.sources.webdataset import WebDatasetSource
+from caption_assets_tests import resident
 from caption_assets_tests.media.corpus import SIDE, Case, bombs, corpus, write
 from caption_assets_tests.media.pictures import corner_colors, encode, noise, oriented, pixels, quarters
 from caption_assets_tests.media.world import SHARD
@@ -103,18 +104,12 @@ def build_bombs(folder: str) -> None:
         write(pictures, iter([Case(f"warm/{name}.jpg", encode(noise(64, 64), name), "media")]))
     cases = write(pictures, (case for case in bombs()))
     plan_dataset(lake, "d", source, 100)
-    before = _peak()
+    before = resident.most()
     report = build_media(lake, type(SHARD)("d", 1), source, MEDIA, "run")
-    print(json.dumps({"cases": len(cases), "failed": report.failed, "megabytes": _peak() - before}))
+    print(json.dumps({"cases": len(cases), "failed": report.failed, "megabytes": resident.most() - before}))
 
 
-def _peak() -> float:
-    """This process's peak of resident memory; `ru_maxrss` would be the one it was started from, where that is more."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc")
+@pytest.mark.skipif(not resident.STATUS.exists(), reason="memory is measured by Linux's /proc")
 def test_bombs_cost_no_memory(tmp_path: Path) -> None:
     code = f"import sys; from {__name__} import build_bombs; build_bombs(sys.argv[1])"
     told = subprocess.run(

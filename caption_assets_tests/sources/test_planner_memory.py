@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import resource, sys
+import sys
 from caption_assets.lake.store import Lake
 from caption_assets.sources.base import Item
 from caption_assets.sources.planner import plan_dataset
+from caption_assets_tests import resident
 
 class Listed:
     def scan(self):
@@ -22,7 +23,7 @@ class Listed:
 lake = Lake(sys.argv[1])
 assert plan_dataset(lake, "d", Listed(), 10_000).new_items == 1_000_000
 assert plan_dataset(lake, "d", Listed(), 10_000).new_items == 0
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(round(resident.most()))
 """
 
 

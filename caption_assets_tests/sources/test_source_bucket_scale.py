@@ -18,16 +18,17 @@ from caption_assets.sources.planner import plan_dataset, read_plan
 from caption_assets_tests.sources.s3_stub import Numbered, S3Stub, s3_stub
 
 PLAN = """
-import resource, sys, time
+import sys, time
 from caption_assets.lake.store import Lake
 from caption_assets.sources.bucket import BucketSource
 from caption_assets.sources.planner import plan_dataset
+from caption_assets_tests import resident
 
 lake, source, started = Lake(sys.argv[1]), BucketSource("s3://b"), time.monotonic()
 for _ in range(2):
     planned = plan_dataset(lake, "d", source, 10_000)
     print(planned.new_items, len(planned.shards), round(time.monotonic() - started))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(round(resident.most()))
 """
 
 
