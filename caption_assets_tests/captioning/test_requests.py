@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -66,3 +67,16 @@ def test_each_perspective_is_asked_in_its_own_way(make_config: Callable[..., Pip
         assert request.image is request.image_id is request.image_file is None
         (part,) = rendering.messages(request)[0]["content"]
         assert part["text"].startswith("Of number ")
+
+
+def test_cycles_are_looked_for_seldom_in_a_run_and_as_often_as_before_after_it(
+    make_config: Callable[..., PipelineConfig],
+) -> None:
+    config, before = make_config(), gc.get_threshold()
+    lake = Lake(config.lake)
+    seen: set[tuple[int, int, int]] = set()
+    engine = ScriptedEngine(lambda request: seen.add(gc.get_threshold()) or reply("no JSON"))
+    caption(config, lake, ingest(config, lake)[:1], lent(engine), only=["scene_caption"])
+    assert {first for first, *_ in seen} == {50_000}
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
