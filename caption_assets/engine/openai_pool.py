@@ -214,8 +214,8 @@ class ServerPool:
             return None
         now = asyncio.get_running_loop().time()
         open_ = [each for each in self.servers if _has_room(each, now)]
-        if not open_:
-            return None
+        if len(open_) < 2:
+            return open_[0] if open_ else None
         least = min(open_, key=lambda each: (each.outstanding, random.random()))
         if preferred in open_ and (preferred.keeps_pictures or preferred.outstanding <= least.outstanding + _FAVOUR):
             return preferred
