@@ -91,8 +91,10 @@ def find_elsewhere(
 ) -> dict[tuple[str, Digests], dict[str, Any]]:
     """Rows for these pictures that other shards already paid for, by media_id and what they were made from. Best
     effort."""
+    if not media_ids:
+        return {}
     folder = layout.fingerprint_folder(bound.name, bound.fingerprint)
-    files = [path for path in lake.find(folder) if path.endswith(".parquet")] if media_ids else []
+    files = [path for path in lake.find(folder) if path.endswith(".parquet")]
     schema, where = schema_of(bound), pc.field("media_id").isin(list(media_ids)) & (pc.field("shard") != shard.key)
     try:
         there = set(lake.read_columns(files, schema, ["__filename"], where)["__filename"].to_pylist())

@@ -81,12 +81,8 @@ def _file(lake: Lake, day: str, name: str) -> pa.Table:
         found = lake.read_table(f"{layout.RUNS}/{day}/{name}")
     except FileNotFoundError:
         return _SCHEMA.empty_table()
-    there = set(found.schema.names)
-    columns = [
-        found[each.name].cast(each.type) if each.name in there else pa.nulls(found.num_rows, each.type)
-        for each in tables.RUNS
-    ]
-    return pa.table([*columns, pa.array([name] * found.num_rows, pa.string())], schema=_SCHEMA)
+    rows = tables.conform(found, tables.RUNS)
+    return rows.append_column(_FILE, pa.array([name] * rows.num_rows, pa.string()))
 
 
 def _keep(rows: pa.Table, copy: Path) -> None:

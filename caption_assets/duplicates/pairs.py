@@ -132,7 +132,7 @@ def _stored(lake: Lake, digest: str) -> _Stored | None:
             told = json.loads(file.schema_arrow.metadata[_METADATA])
             if told["digest"] != digest:
                 return None
-            first = next(file.iter_batches(SHOWN, use_threads=False), None)
+            first = next(file.iter_batches(SHOWN, use_threads=False), None)  # see lake/parquet.py
             return _Stored(told["found"], file.metadata.num_rows, _close(first) if first else [])
     except (FileNotFoundError, TypeError, KeyError, ValueError):  # absent, or not written here
         return None

@@ -192,6 +192,9 @@ def _follows(run: Sequence[Row], row: Row) -> bool:
 
 
 def _read_run(lake: Lake, run: Sequence[Row]) -> Iterator[bytes | Exception]:
+    if len(run) == 1:
+        yield _read_alone(lake, run[0])
+        return
     start = run[0]["offset"]
     try:
         data = lake.read_range(segment_path(run[0]), start, run[-1]["offset"] + run[-1]["length"] - start)

@@ -117,8 +117,7 @@ def _parquet_rows(place: str, options: Mapping[str, Any]) -> Iterator[Row]:
     number = 0
     with opened(place, options, unpack=False) as file:
         try:
-            batches = pq.ParquetFile(file).iter_batches(_BATCH, use_threads=False)  # see lake/parquet.py
-            for batch in batches:
+            for batch in pq.ParquetFile(file).iter_batches(_BATCH, use_threads=False):  # see lake/parquet.py
                 for columns in batch.to_pylist():
                     number += 1
                     kept = {name: plain(value) for name, value in columns.items()}

@@ -14,11 +14,12 @@ from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets.sources.spool import ALL_IN_MEMORY, LARGE
+from caption_assets_tests import resident
 from caption_assets_tests.media.pictures import encode
 from caption_assets_tests.media.world import World
 from caption_assets_tests.sources.web_server import web_server
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc")
+pytestmark = pytest.mark.skipif(not resident.STATUS.exists(), reason="memory is measured by Linux's /proc")
 
 HUNDRED, FIFTY, PHONE, WIDE = (10_000, 10_000), (8000, 6250), (8064, 6048), (7100, 5000)
 WEBP_ALPHA = (7500, 5000)

@@ -72,14 +72,15 @@ def test_every_size_comes_out_as_it_should(width: int, height: int, budget: int,
 
 
 _PEAK = """
-import io, re, sys
+import io, sys
 from PIL import Image
 from caption_assets.media.decode import decode
 from caption_assets.media.memory import DECODING_BYTES
+from caption_assets_tests import resident
 data = open(sys.argv[1], "rb").read()
-before = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = resident.most()
 decode(data, max_megapixels=100, target_pixels=1_000_000, max_bytes=len(data) + DECODING_BYTES)
-print((int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) - before) // 1024)
+print(round(resident.most() - before))
 """
 
 

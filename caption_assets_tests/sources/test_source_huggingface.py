@@ -269,18 +269,16 @@ SCAN = """
 import sys
 from pathlib import Path
 from caption_assets.sources.huggingface import HuggingFaceSource, HuggingFaceStream
-
-def peak():
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+from caption_assets_tests import resident
 
 source = HuggingFaceStream(sys.argv[1], split="train", image="picture")
 next(source.scan())
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-before = peak()
+before = resident.most()
 items = [(item.uri, item.etag) for item in source.scan()]
 for item in items:
     assert len(source.fetch(*item)) == 1_000_000
-print(len(items), (peak() - before) // 1024)
+print(len(items), round(resident.most() - before))
 """
 
 
