@@ -30,6 +30,8 @@ from caption_assets.sources.spool import LARGE, Spool
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _READ_AHEAD = 8 * _WORKERS
+_AT_ONCE = _READ_AHEAD // 2
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ def failure_fingerprint(media: Media, source: Source, kind: str) -> str:
     return f"{normalisation_id(media)}-m{media.max_megapixels:g}-f{media.max_file_mb:g}{memory}{partial}{manners}"
 
 
+def _first(waiting: deque[Future[_Ready | Row]], count: int, meter: ProgressMeter) -> Iterator[_Ready | Row]:
+    """The first so many outcomes, once all are there: who wakes up for each one takes a core from a decoder."""
+    if waiting:
+        meter.wait_for(waiting[count - 1])
+    for _ in range(count):
+        meter.wait_for(waiting[0])
+        yield waiting.popleft().result()
+
+
 class ShardBuild:
     """What is known of a shard before it is written, and its writing.
 
@@ -84,7 +95,7 @@ class ShardBuild:
         self._kept, self._settled, self._deleted = kept, settled, deleted
         self._attempts = {(row["uri"], row["etag"]): int(row["attempts"]) for row in failures}
         self._made: dict[tuple[str, str], _Ready | Row] = {}
-        self._created_at = tables.now()
+        self._created_at, self._normalisation = tables.now(), normalisation_id(media)
         self._generation = 0
         self._decode_bytes = int(media.max_decode_mb * 1e6)
         self._memory = MemoryGate(int(self._decode_bytes * AT_ONCE))
@@ -115,7 +126,7 @@ class ShardBuild:
         failed: list[Row] = []
         stored: dict[str, Row] = {}
         with self._lake.scratch() as file:
-            with SegmentWriter(file) as segment:
+            with SegmentWriter(file, to_disk=self._lake.local) as segment:
                 for outcome in self._outcomes(items, meter):
                     if isinstance(outcome, _Ready):
                         rows.append(self._store(segment, stored, outcome))
@@ -140,11 +151,8 @@ class ShardBuild:
                 for item, fetched in self._fetched_ahead(items):
                     waiting.append(pool.submit(self._one, item, fetched))
                     if len(waiting) >= _READ_AHEAD:
-                        meter.wait_for(waiting[0])
-                        yield waiting.popleft().result()
-                while waiting:
-                    meter.wait_for(waiting[0])
-                    yield waiting.popleft().result()
+                        yield from _first(waiting, _AT_ONCE, meter)
+                yield from _first(waiting, len(waiting), meter)
             finally:
                 for future in waiting:
                     future.cancel()  # an error ends the run now, not after what was read ahead
@@ -280,8 +288,8 @@ class ShardBuild:
             "shard": self._shard.key,
             "uri": ready.item.uri,
             "etag": ready.item.etag,
-            "normalisation": normalisation_id(self._media),
-            "source": json.dumps(ready.item.source, ensure_ascii=False, sort_keys=True),
+            "normalisation": self._normalisation,
+            "source": _encode(ready.item.source),
         }
 
     def _failure(self, item: Item, error: FetchError | DecodeError) -> Row:

@@ -8,22 +8,14 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-import cv2
-import imagehash
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from caption_assets.config import Media
 from caption_assets.media.decode import Picture
+from caption_assets.media.phash import perceptual_hash
 from caption_assets.media.pixels import encode_jpeg
 from caption_assets.media.quality import Quality, measure, small_luma
 
 _LOSSLESS_PIXELS = 262_144
 """Drawings and screenshots up to this size stay lossless; they are small, and JPEG hurts their edges."""
-
-_HASHED_SIDE = 32
-"""Side of the grey square that a perceptual hash is made from."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Normalised:
 def normalisation_id(media: Media) -> str:
     """Names how pictures are normalised; media rows with another id are stale."""
     chosen = ("-gps" if media.gps else "") + ("-originals" if media.keep_originals else "")
-    return f"n3-keepjpeg-{media.max_pixels}-q{media.quality}{chosen}"
+    return f"n4-keepjpeg-{media.max_pixels}-q{media.quality}{chosen}"
 
 
 def normalise(picture: Picture, media: Media) -> Normalised:
@@ -57,9 +49,3 @@ def normalise(picture: Picture, media: Media) -> Normalised:
         data, extension = encode_jpeg(picture.pixels, media.quality), "jpg"
     luma = small_luma(picture.pixels)
     return Normalised(data, extension, width, height, perceptual_hash(luma), measure(luma))
-
-
-def perceptual_hash(luma: NDArray[np.uint8]) -> str:
-    """64 bits, in hex, that are alike for pictures that look alike (pHash: the lowest frequencies of the luma)."""
-    square = cv2.resize(luma, (_HASHED_SIDE, _HASHED_SIDE), interpolation=cv2.INTER_AREA)
-    return str(imagehash.phash(Image.fromarray(np.asarray(square))))

@@ -44,4 +44,4 @@ def measure(luma: NDArray[np.uint8]) -> Quality:
     """
     laplacian = cv2.Laplacian(luma, cv2.CV_16S, borderType=cv2.BORDER_REPLICATE)
     (_,), (deviation,) = cv2.meanStdDev(laplacian)
-    return Quality(brightness=float(luma.mean(dtype=np.float64)) / 255, blur=float(deviation[0]) ** 2)
+    return Quality(brightness=cv2.sumElems(luma)[0] / luma.size / 255, blur=float(deviation[0]) ** 2)

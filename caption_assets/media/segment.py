@@ -7,8 +7,10 @@ with fixed metadata, so that the same pictures always give the same bytes.
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,14 @@ from caption_assets.sources.spool import Body, pieces
 
 _BLOCK = tarfile.BLOCKSIZE
 _JPEG_FORMATS = frozenset({"JPEG", "MPO"})
+_MODE = 0o644
+_BUFFER = 1 << 20
+"""Bytes that are written at once: while a file is written to, other threads want the interpreter."""
+_SYNCED = 1 << 24
+"""Bytes that go to the disk at once."""
+_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 156)
+"""Fields of a header (POSIX.1-1988, ustar), the zero behind a number not included."""
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 class SegmentWriter:
@@ -25,11 +35,17 @@ class SegmentWriter:
 
     Args:
         path: the file, which is created or replaced.
+        to_disk: whether it is brought to the disk as it grows, beside the work, so that to make it durable in the end
+            is not to wait for all of it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+    def __init__(self, path: Path, *, to_disk: bool = False) -> None:
+        self._file = path.open("wb", buffering=_BUFFER)
         self._offset = 0
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk") if to_disk else None
+        self._syncing: Future[None] = Future()
+        self._syncing.set_result(None)
+        self._synced = 0
 
     def add(self, name: str, data: Body) -> int:
         """Append a member and return the offset of its data in the file.
@@ -37,19 +53,18 @@ class SegmentWriter:
         Raises:
             ValueError: the name is too long for USTAR.
         """
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        info.mode = 0o644
-        header = info.tobuf(tarfile.USTAR_FORMAT)  # one block, whatever the name
-        for part in chain((header,), pieces(data), (bytes(-len(data) % _BLOCK),)):
+        for part in chain((_header(name, len(data)),), pieces(data), (bytes(-len(data) % _BLOCK),)):
             self._file.write(part)
         offset = self._offset + _BLOCK
         self._offset = offset + len(data) + -len(data) % _BLOCK
+        if self._disk and self._offset - self._synced >= _SYNCED and self._syncing.done():
+            self._syncing.result()  # raises what a disk has to say
+            self._syncing, self._synced = self._disk.submit(os.fdatasync, self._file.fileno()), self._offset
         return offset
 
     def add_json(self, name: str, value: dict[str, Any]) -> int:
         """Append a JSON member."""
-        return self.add(name, json.dumps(value, ensure_ascii=False, sort_keys=True).encode())
+        return self.add(name, _encode(value).encode())
 
     def add_picture(
         self, row: Mapping[str, Any], data: Body, extension: str, original: Body | None = None
@@ -84,9 +99,36 @@ class SegmentWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        end = 2 * _BLOCK  # empty blocks, filled up to a whole record, as tar does
-        self._file.write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
-        self._file.close()
+        with self._file:
+            if self._disk:
+                self._disk.shutdown()
+            if error is None:
+                self._syncing.result()
+                end = 2 * _BLOCK  # empty blocks, filled up to a whole record, as tar does
+                self._file.write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
+
+
+def _header(name: str, size: int) -> bytes:
+    """A member's header: one block, whatever the name. Raises ValueError: the name is too long for USTAR."""
+    if not name.isascii() or len(name) > _NAME.stop or size >= 1 << 33:
+        return _any_header(name, size)
+    header = bytearray(_TEMPLATE)
+    header[: len(name)] = name.encode()
+    header[_SIZE] = b"%011o" % size
+    header[_CHECKSUM] = b" " * 8
+    header[_CHECKSUM] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def _any_header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = _MODE
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+_TEMPLATE = _any_header("", 0)
+"""What is the same in all headers: tarfile takes longer for one than for the picture's bytes."""
 
 
 def original_extension(format_name: str) -> str:

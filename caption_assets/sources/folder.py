@@ -106,9 +106,10 @@ class FolderSource:
         """The file's bytes. Raises FetchError: gone, also when it has changed since it was planned."""
         try:
             with open(_path(uri), "rb") as file:
-                if file_etag(os.fstat(file.fileno())) != etag:
+                found = os.fstat(file.fileno())
+                if file_etag(found) != etag:
                     raise FetchError("gone", _CHANGED)
-                data = file.read() if os.fstat(file.fileno()).st_size <= LARGE else _copied(file)
+                data = file.read(found.st_size) if found.st_size <= LARGE else _copied(file)
                 if file_etag(os.fstat(file.fileno())) != etag or not etag.startswith(f"{len(data)}-"):
                     raise FetchError("gone", _CHANGED)  # while it was read
                 return data

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import webdataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from caption_assets.media.segment import SegmentWriter
+from caption_assets.media.segment import SegmentWriter, _any_header, _header
 
 
 def write(path: Path, members: list[tuple[str, bytes]]) -> list[int]:
@@ -79,6 +79,21 @@ def test_offsets_are_exact(tmp_path_factory: pytest.TempPathFactory, contents: l
     assert [whole[offset : offset + len(data)] for offset, data in zip(offsets, contents)] == contents
     with tarfile.open(path) as tar:
         assert [member.offset_data for member in tar.getmembers()] == offsets
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\0/"), max_size=100), st.integers(0, 2**33))
+@example("x" * 100, 0)
+@example("x" * 101 + "/é", 1)
+@example("x", 2**33 - 1)
+@example("x", 2**33)
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    try:
+        wanted = _any_header(name, size)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"too long|overflow"):
+            _header(name, size)
+    else:
+        assert _header(name, size) == wanted
 
 
 def test_the_same_members_give_the_same_bytes(tmp_path: Path) -> None:
