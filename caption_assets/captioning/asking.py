@@ -98,6 +98,10 @@ class Earlier:
     read: Digests = NOTHING_READ
 
 
+NEVER = Earlier()
+"""Nothing was tried."""
+
+
 @dataclass(frozen=True)
 class Answered:
     """A valid output, the reply it came in, and how many requests it took."""
@@ -149,7 +153,7 @@ async def ask(
         AskFailure: no attempt gave a valid answer.
         EngineFailure: the engine is gone (fatal).
     """
-    ladder = _Ladder(first, max_attempts, earlier or Earlier())
+    ladder = _Ladder(first, max_attempts, earlier or NEVER)
     spent = Spent()
     while True:
         try:

@@ -34,7 +34,7 @@ class ReadAhead:
         """The pixels, or the file. Raises AskFailure where it cannot be read."""
         assert self._read is not None
         try:
-            return await asyncio.shield(self._read)
+            return self._read.result() if self._read.done() else await asyncio.shield(self._read)
         except (OSError, ValueError, SyntaxError) as error:
             raise unreadable(error) from None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caption_assets.captioning import rows
-from caption_assets.captioning.asking import Answered, AskFailure, Earlier, is_final
+from caption_assets.captioning.asking import NEVER, Answered, AskFailure, Earlier, is_final
 from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.work import Answer, PictureWork, Row, ShardWork, stored_answer
@@ -189,8 +189,8 @@ class ShardRecorder:
 
     def earlier(self, picture: PictureWork, bound: BoundPerspective, read: rows.Digests | None) -> Earlier:
         """What earlier runs tried in vain, for a prompt that reads this; None: for whatever prompt."""
-        found = self.work.earlier.get((bound.name, picture.media_id), Earlier())
-        return found if read in {None, found.read} else Earlier(read=read or found.read)
+        found = self.work.earlier.get((bound.name, picture.media_id), NEVER) if self.work.earlier else NEVER
+        return found if read is None or read == found.read else Earlier(read=read)
 
     def _write_failures(self, lake: Lake, bound: BoundPerspective, failed: list[Row], deleted: Collection[str]) -> None:
         if failed:  # another run may have had better luck meanwhile: a picture has one row, and the caption counts

@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -20,7 +20,7 @@ import aiohttp
 from caption_assets.config import OpenAIEngine
 from caption_assets.engine import openai_reply
 from caption_assets.engine.openai_limits import TokenBucket
-from caption_assets.engine.openai_payload import FORMATS, Format, Template
+from caption_assets.engine.openai_payload import FORMATS, Format, Pieces, Template
 from caption_assets.engine.openai_pictures import Home, Homes, Picture, PictureCache
 from caption_assets.engine.openai_pool import Server, ServerPool
 from caption_assets.engine.openai_reply import ServerFailure, transient
@@ -154,7 +154,7 @@ class OpenAIServers:
             try:
                 used = form or self._form(server, request)
                 home.sent(server, how)
-                reply = await self._attempt(server, request, picture.part(how) if picture else b"", used)
+                reply = await self._attempt(server, request, picture.part(how) if picture else (), used)
                 home.heard(server)
                 server.named += how == "name"
                 if not (better := self._unheeded(server, request, used, reply)):
@@ -183,7 +183,9 @@ class OpenAIServers:
             if tries:
                 await asyncio.sleep(_PAUSE_SECONDS * 2 ** (tries - 1) * random.uniform(0.5, 1.5))
 
-    async def _attempt(self, server: Server, request: EngineRequest, part: bytes, form: Format) -> EngineReply:
+    async def _attempt(
+        self, server: Server, request: EngineRequest, part: Sequence[bytes], form: Format
+    ) -> EngineReply:
         """Ask one server once, and tell the pool how it went."""
         estimate = self._estimate(request)
         await self._requests.take(1)
@@ -214,7 +216,7 @@ class OpenAIServers:
         self._remember(server, request, form, spent, reply)
         return reply
 
-    async def _post(self, server: Server, body: bytes) -> EngineReply:
+    async def _post(self, server: Server, body: Pieces) -> EngineReply:
         """One request on the wire. Raises ServerFailure, and whatever the client raises for connections."""
         assert self._session is not None
         number = next(self._numbers)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 
 from caption_assets.engine.protocol import EngineRequest
 
@@ -26,6 +30,29 @@ class Schema:
     words: str
 
 
+class Pieces(Payload):
+    """The body of a request, sent piece by piece: joined, a picture would be copied twice on its way.
+
+    Args:
+        pieces: bytes of JSON.
+    """
+
+    _autoclose = True
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(pieces, content_type="application/json")
+        self._size = sum(map(len, pieces))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The JSON as a text."""
+        return b"".join(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send it."""
+        for piece in self._value:
+            await writer.write(piece)
+
+
 class Template:
     """Writes the bodies of an engine's requests.
 
@@ -40,11 +67,13 @@ class Template:
         self._schemas: dict[int, tuple[dict[str, Any], Schema]] = {}
         self._tails: dict[tuple[object, ...], bytes] = {}
 
-    def body(self, request: EngineRequest, picture: bytes, form: Format, limit: Limit = "max_tokens") -> bytes:
+    def body(
+        self, request: EngineRequest, picture: Sequence[bytes], form: Format, limit: Limit = "max_tokens"
+    ) -> Pieces:
         """A request's body, the picture before the text.
 
         Args:
-            picture: its part of the message.
+            picture: its part of the message, in pieces.
             form: how the server is told the schema, if there is one.
             limit: how it is told `max_tokens`.
         """
@@ -52,15 +81,11 @@ class Template:
         schema = self._schema(request.json_schema) if request.json_schema is not None else None
         if schema is not None and form != "json_schema":
             text += schema.words  # at the end: what pictures and perspectives share stays a prefix
-        parts = (
-            self._head,
-            picture,
-            b'{"type":"text","text":',
-            _json(text),
-            b"}]}]",
-            self._tail(request, schema, form, limit),
-        )
-        return b"".join(parts)
+        words = b"".join((b'{"type":"text","text":', _json(text), b"}]}]", self._tail(request, schema, form, limit)))
+        if len(picture) < 2:
+            return Pieces((b"".join((self._head, *picture, words)),))
+        first, *between, last = picture
+        return Pieces((self._head + first, *between, last + words))
 
     def _tail(self, request: EngineRequest, schema: Schema | None, form: Format, limit: Limit) -> bytes:
         key = (

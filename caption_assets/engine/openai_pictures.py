@@ -33,23 +33,27 @@ _PATIENCE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a part of a message."""
+    """A picture as a part of a message: a `data:` URL."""
 
-    plain: bytes
-    """JSON, a comma behind it."""
+    head: bytes
+    """JSON, up to the picture."""
+    encoded: bytes
+    """Base64."""
 
     @cached_property
     def name(self) -> bytes:
         """What servers keep it under: a SHA-256 (32 hex digits) of what is sent, for they outlive what is stored."""
-        return hashlib.sha256(self.plain).hexdigest()[:32].encode()
+        digest = hashlib.sha256(self.head)
+        digest.update(self.encoded)
+        return digest.hexdigest()[:32].encode()
 
-    def part(self, how: How) -> bytes:
-        """The part of a message, a comma behind it."""
+    def part(self, how: How) -> tuple[bytes, ...]:
+        """The part of a message, a comma behind it, in pieces: what is long is not copied."""
         if how == "plain":
-            return self.plain
+            return self.head, self.encoded, b'"}},'
         if how == "named":
-            return b"".join((self.plain[:-2], b',"uuid":"', self.name, b'"},'))
-        return b"".join((b'{"type":"image_url","image_url":null,"uuid":"', self.name, b'"},'))
+            return self.head, self.encoded, b'"},"uuid":"' + self.name + b'"},'
+        return (b'{"type":"image_url","image_url":null,"uuid":"' + self.name + b'"},',)
 
 
 class Home:
@@ -178,7 +182,7 @@ class PictureCache:
         if stored is None or not self._as_it_is(request):
             stored = await asyncio.get_running_loop().run_in_executor(None, _encode, request, self._image)
         head = f'{{"type":"image_url","image_url":{{"url":"data:image/{self._image.format};base64,'.encode()
-        return Picture(b"".join((head, pybase64.b64encode(stored), b'"}},')))
+        return Picture(head, pybase64.b64encode(stored))
 
     def _keep(self, key: str, done: asyncio.Future[Picture]) -> None:
         del self._making[key]
@@ -188,11 +192,11 @@ class PictureCache:
 
     def _put(self, key: str, picture: Picture) -> None:
         if (before := self._pictures.get(key)) is not None:
-            self._size -= len(before.plain)
-        self._size += len(picture.plain)
+            self._size -= len(before.encoded)
+        self._size += len(picture.encoded)
         self._pictures[key] = picture
         while self._size > self._capacity:
-            self._size -= len(self._pictures.popitem(last=False)[1].plain)
+            self._size -= len(self._pictures.popitem(last=False)[1].encoded)
 
 
 def _encode(request: EngineRequest, image: SentImage) -> bytes:
