@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections import deque
@@ -24,14 +23,14 @@ from caption_assets.media.original import Original
 from caption_assets.media.progress import ProgressMeter
 from caption_assets.media.segment import SegmentWriter
 from caption_assets.media.stored import Row, copy_stored, damage, failure_row
+from caption_assets.media.text import sorted_json
 from caption_assets.sources.base import FetchError, Fetching, HasManners, Item, Source, StartsFetches
 from caption_assets.sources.spool import LARGE, Spool
 
 _log = logging.getLogger(__name__)
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _READ_AHEAD = 8 * _WORKERS
-_AT_ONCE = _READ_AHEAD // 2
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+_TAKEN_TOGETHER = _READ_AHEAD // 2
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class ShardBuild:
                 for item, fetched in self._fetched_ahead(items):
                     waiting.append(pool.submit(self._one, item, fetched))
                     if len(waiting) >= _READ_AHEAD:
-                        yield from _first(waiting, _AT_ONCE, meter)
+                        yield from _first(waiting, _TAKEN_TOGETHER, meter)
                 yield from _first(waiting, len(waiting), meter)
             finally:
                 for future in waiting:
@@ -289,7 +288,7 @@ class ShardBuild:
             "uri": ready.item.uri,
             "etag": ready.item.etag,
             "normalisation": self._normalisation,
-            "source": _encode(ready.item.source),
+            "source": sorted_json(ready.item.source),
         }
 
     def _failure(self, item: Item, error: FetchError | DecodeError) -> Row:

@@ -16,9 +16,10 @@ _LOWEST = 8
 """How many frequencies of a direction count."""
 _DECIMALS = 6
 """Frequencies nearer to each other than this are equal: what differs is rounding, not the picture."""
-_FIRST = np.ones((_LOWEST, _LOWEST))
-_FIRST[0] *= np.sqrt(2)
-_FIRST[:, 0] *= np.sqrt(2)
+_SCALES = np.ones((_LOWEST, _LOWEST))
+_SCALES[0] *= np.sqrt(2)
+_SCALES[:, 0] *= np.sqrt(2)
+"""What an orthonormal transform's first row and column lack against the others."""
 
 
 def perceptual_hash(luma: NDArray[np.uint8]) -> str:
@@ -29,8 +30,8 @@ def perceptual_hash(luma: NDArray[np.uint8]) -> str:
     Benchmarking of Perceptual Image Hash Functions" (2010), with the mean kept, as imagehash does.
     """
     square = cv2.resize(luma, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    frequencies = np.asarray(cv2.dct(square.astype(np.float64)))[:_LOWEST, :_LOWEST]  # with orthonormal rows
-    lowest = (frequencies * _FIRST).ravel().round(_DECIMALS)
+    frequencies = np.asarray(cv2.dct(square.astype(np.float64)))[:_LOWEST, :_LOWEST]
+    lowest = (frequencies * _SCALES).ravel().round(_DECIMALS)
     ordered = sorted(lowest.tolist())  # where there are so few, sooner than numpy
     middle = len(ordered) // 2
     return np.packbits(lowest > (ordered[middle - 1] + ordered[middle]) / 2).tobytes().hex()

@@ -6,7 +6,6 @@ with fixed metadata, so that the same pictures always give the same bytes.
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from caption_assets.media.text import sorted_json
 from caption_assets.sources.spool import Body, pieces
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -27,7 +27,6 @@ _SYNCED = 1 << 24
 """Bytes that go to the disk at once."""
 _NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 156)
 """Fields of a header (POSIX.1-1988, ustar), the zero behind a number not included."""
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 class SegmentWriter:
@@ -59,12 +58,12 @@ class SegmentWriter:
         self._offset = offset + len(data) + -len(data) % _BLOCK
         if self._disk and self._offset - self._synced >= _SYNCED and self._syncing.done():
             self._syncing.result()  # raises what a disk has to say
-            self._syncing, self._synced = self._disk.submit(os.fdatasync, self._file.fileno()), self._offset
+            self._syncing, self._synced = self._disk.submit(os.fsync, self._file.fileno()), self._offset
         return offset
 
     def add_json(self, name: str, value: dict[str, Any]) -> int:
         """Append a JSON member."""
-        return self.add(name, _encode(value).encode())
+        return self.add(name, sorted_json(value).encode())
 
     def add_picture(
         self, row: Mapping[str, Any], data: Body, extension: str, original: Body | None = None
