@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from caption_assets.arrivals.cursor import Cursor, Round
 from caption_assets.arrivals.seen import Seen
-from caption_assets.arrivals.walking import walk
+from caption_assets.arrivals.walking import Share, walk
 from caption_assets.lake.store import Lake
 from caption_assets.sources.base import Item, ListsInPages, Page
 from caption_assets.sources.cache import cache_folder
@@ -100,9 +100,9 @@ class Scan:
         """List the ends of a bucket's folders, or what changed in a folder. Raises OSError."""
         self._look_at_ends()
         if self._changes:
-            due = _Due(_GLANCE_SECONDS, ENDS_SECONDS)
-            for page in self._changes.pages(due):
-                due.news += self._take(page.items, self.note(page.items))
+            share = Share(_GLANCE_SECONDS, ENDS_SECONDS)
+            for page in self._changes.pages(share.used_up):
+                share.news += self._take(page.items, self.note(page.items))
                 self.note(page.unsettled)
 
     def _look_at_ends(self) -> None:
@@ -113,8 +113,8 @@ class Scan:
         keys = self._source.keys
         if keys is None:
             return
-        due = _Due(ENDS_SECONDS, ENDS_SECONDS)
-        for number, page in walk(keys.pages_at_end, ranges, due, side_by_side=True):
+        share = Share(ENDS_SECONDS, ENDS_SECONDS)
+        for number, page in walk(keys.pages_at_end, ranges, share, side_by_side=True):
             if page is not None:
                 self._take(page.items, self.note(page.items))
                 steps[number].append(page.after)
@@ -124,22 +124,24 @@ class Scan:
 
     def go_on(self) -> bool:
         """List some more of everything; True at the end of a round. Raises OSError."""
-        is_first = self._cursor.listed == 0
-        spent = time.monotonic() - self._started
-        idle = SCAN_SECONDS if is_first else min(self._idle - spent, SCAN_SECONDS)
-        due = _Due(idle, SCAN_SECONDS)
+        started, is_first = time.monotonic(), self._cursor.listed == 0
+        share = (
+            Share(SCAN_SECONDS, SCAN_SECONDS, started)
+            if is_first
+            else Share(min(self._idle, SCAN_SECONDS), SCAN_SECONDS, self._started)
+        )
         ranges = list(self.round.ranges)
         left: dict[int, tuple[str, str]] = dict(enumerate(ranges))
         side_by_side = self._source.keys is not None
-        for number, page in walk(self._source.pages, ranges, due, side_by_side=side_by_side):
+        for number, page in walk(self._source.pages, ranges, share, side_by_side=side_by_side):
             if page is not None:
-                due.news += self._page(page)
+                share.news += self._page(page)
                 left[number] = page.after, ranges[number][1]
             if page is None or page.last:
                 left.pop(number, None)
         self.round.ranges = list(left.values())
-        self.round.seconds += due.elapsed
-        self.round.new += due.news
+        self.round.seconds += time.monotonic() - started
+        self.round.new += share.news
         self.round.whole = self.round.whole and self.seen.whole
         return not left
 
@@ -173,19 +175,3 @@ class Scan:
         self.round.listed += len(page.items)
         self.round.whole = self.round.whole and page.whole
         return new
-
-
-class _Due:
-    """Whether a tick's share of something is used up: there is more time for who finds something new."""
-
-    def __init__(self, idle: float, busy: float) -> None:
-        self._idle, self._busy, self._started = idle, busy, time.monotonic()
-        self.news = 0
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds."""
-        return time.monotonic() - self._started
-
-    def __call__(self) -> bool:
-        return self.elapsed > (self._busy if self.news else self._idle)
