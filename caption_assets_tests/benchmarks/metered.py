@@ -82,6 +82,7 @@ class MeteredEngine:
     first: float = 0.0
     answered: float = 0.0
     idle: float = 0.0
+    ended: float = 0.0
     requests: list[EngineRequest] = field(default_factory=list)
     _open: int = 0
     _empty_since: float = 0.0
