@@ -103,7 +103,7 @@ class CaptionRun:
         often = gc.get_threshold()
         gc.set_threshold(_COLLECT_AFTER, *often[1:])
         try:
-            with asyncio.Runner(loop_factory=_loop_factory(self._kind)) as runner:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._main())
         except asyncio.CancelledError:
             self._reports.put(EngineFailure("engine", "the run was cancelled", retryable=True))
@@ -166,8 +166,3 @@ class CaptionRun:
         return find_work(
             self._lake, shard, self._selected, self._bound, force=self._force, max_attempts=attempts, away=away
         )
-
-
-def _loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop for an engine: where the loop does the talking, the one that talks in C."""
-    return uvloop.new_event_loop if kind == "openai" else None

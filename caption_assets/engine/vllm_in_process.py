@@ -11,6 +11,7 @@ import queue
 import re
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +59,12 @@ class InProcessEngine:
     def __init__(self, arguments: dict[str, Any], chat: dict[str, Any]) -> None:
         self._arguments, self._chat = arguments, chat
         self._inbox: queue.SimpleQueue[_Pending | str | None] = queue.SimpleQueue()
+        self._waiting: deque[_Pending] = deque()
         self._running: dict[str, _Pending] = {}
         self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._closed: EngineFailure | None = None
+        self._seqs = 0
+        """Requests that the model works on at once."""
         started = time.perf_counter()
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
@@ -68,7 +72,7 @@ class InProcessEngine:
         if error is not None:
             raise load_failure(error) from error
         self.load_seconds = time.perf_counter() - started
-        self.max_in_flight = 2 * int(arguments.get("max_num_seqs", 64))
+        self.max_in_flight = 3 * self._seqs
 
     async def generate(self, request: EngineRequest) -> EngineReply:
         """Answer a request; cancelling the caller aborts it in the engine."""
@@ -107,6 +111,7 @@ class InProcessEngine:
         except BaseException as error:
             self._ready.put(error)
             return
+        self._seqs = engine.vllm_config.scheduler_config.max_num_seqs
         self._ready.put(None)
         try:
             while self._admit(engine, params):
@@ -128,33 +133,45 @@ class InProcessEngine:
             loop.call_soon_threadsafe(_set_all, mine)
 
     def _admit(self, engine: Any, params: Any) -> bool:
-        """Hand waiting requests to the engine; wait for one where it has nothing to do. False: close."""
+        """Hand waiting requests to the engine; wait for one where it has nothing to do. False: close.
+
+        As long as it has enough to do they wait for others: many prepared one after the other take a quarter less time
+        than each between two steps of the model.
+        """
         while True:
             try:
-                entry = self._inbox.get(block=not engine.has_unfinished_requests())
+                entry = self._inbox.get(block=not (self._waiting or engine.has_unfinished_requests()))
             except queue.Empty:
-                return True
+                break
             if entry is None:
                 return False
-            if isinstance(entry, str):
-                if self._running.pop(entry, None):
-                    engine.abort_request([entry])
-                continue
-            if entry.future.cancelled():
-                continue  # nobody waits for it: a run that is cancelled is not to wait for its picture to be prepared
-            try:
-                _, (prompt,) = engine.renderer.render_chat([rendering.messages(entry.request)], params)
-                self._running[entry.request.request_id] = entry
-                sampling = rendering.sampling_params(entry.request)
-                engine.add_request(entry.request.request_id, prompt, sampling, priority=entry.request.priority)
-            except Exception as error:  # whatever a request makes vLLM raise here is the request's fault alone
-                self._running.pop(entry.request.request_id, None)
-                entry.resolve(rejection(error))
+            if isinstance(entry, _Pending):
+                self._waiting.append(entry)
+            elif self._running.pop(entry, None):
+                engine.abort_request([entry])
+        if len(self._running) <= self._seqs + self._seqs // 4:
+            while self._waiting:
+                self._prepare(engine, params, self._waiting.popleft())
+        return True
+
+    def _prepare(self, engine: Any, params: Any, entry: _Pending) -> None:
+        """Hand a request to the engine, unless nobody waits for it any more."""
+        if entry.future.cancelled():
+            return
+        try:
+            _, (prompt,) = engine.renderer.render_chat([rendering.messages(entry.request)], params)
+            self._running[entry.request.request_id] = entry
+            sampling = rendering.sampling_params(entry.request)
+            engine.add_request(entry.request.request_id, prompt, sampling, priority=entry.request.priority)
+        except Exception as error:  # whatever a request makes vLLM raise here is the request's fault alone
+            self._running.pop(entry.request.request_id, None)
+            entry.resolve(rejection(error))
 
     def _fail(self, failure: EngineFailure) -> None:
         self._closed = self._closed or failure
-        waiting = list(self._running.values())
+        waiting = [*self._running.values(), *self._waiting]
         self._running.clear()
+        self._waiting.clear()
         while True:
             try:
                 entry = self._inbox.get_nowait()
