@@ -93,6 +93,22 @@ def test_cancelling_a_request_aborts_it_and_the_engine_goes_on(shared_engine: Sh
     assert asyncio.run(ask()).completion_tokens > 0
 
 
+def test_requests_that_wait_for_room_are_answered_or_cancelled(shared_engine: SharedEngine) -> None:
+    async def ask() -> list[EngineReply | BaseException]:
+        early = [asyncio.create_task(shared_engine.generate(_request(f"early-{n}"))) for n in range(150)]
+        await asyncio.wait(early, return_when=asyncio.FIRST_COMPLETED)
+        late = [asyncio.create_task(shared_engine.generate(_request(f"late-{n}"))) for n in range(60)]
+        await asyncio.sleep(0)  # they are on their way, and the engine has enough to do
+        for task in late[::3]:
+            task.cancel()
+        return await asyncio.gather(*early, *late, return_exceptions=True)
+
+    outcomes = asyncio.run(ask())
+    late = outcomes[150:]
+    assert all(isinstance(each, asyncio.CancelledError) for each in late[::3])
+    assert all(isinstance(each, EngineReply) for each in outcomes[:150] + late[1::3] + late[2::3])
+
+
 def test_a_lower_priority_number_goes_first(shared_engine: SharedEngine) -> None:
     order: list[str] = []
 
