@@ -125,11 +125,8 @@ class Scan:
     def go_on(self) -> bool:
         """List some more of everything; True at the end of a round. Raises OSError."""
         started, is_first = time.monotonic(), self._cursor.listed == 0
-        share = (
-            Share(SCAN_SECONDS, SCAN_SECONDS, started)
-            if is_first
-            else Share(min(self._idle, SCAN_SECONDS), SCAN_SECONDS, self._started)
-        )
+        spent = started - self._started
+        share = Share(SCAN_SECONDS if is_first else min(self._idle - spent, SCAN_SECONDS), SCAN_SECONDS)
         ranges = list(self.round.ranges)
         left: dict[int, tuple[str, str]] = dict(enumerate(ranges))
         side_by_side = self._source.keys is not None

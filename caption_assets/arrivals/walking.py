@@ -28,12 +28,10 @@ class Share:
     Args:
         idle: seconds where nothing is new.
         busy: seconds where something is.
-        started: since when they count (time.monotonic()); None: since now.
     """
 
-    def __init__(self, idle: float, busy: float, started: float | None = None) -> None:
-        self._idle, self._busy = idle, busy
-        self._started = time.monotonic() if started is None else started
+    def __init__(self, idle: float, busy: float) -> None:
+        self._idle, self._busy, self._started = idle, busy, time.monotonic()
         self.news = 0
 
     @property
