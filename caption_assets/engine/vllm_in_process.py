@@ -6,12 +6,13 @@ It starts in seconds, dies with its process and leaves no children behind: the e
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import os
 import queue
 import re
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,9 @@ class InProcessEngine:
     def __init__(self, arguments: dict[str, Any], chat: dict[str, Any]) -> None:
         self._arguments, self._chat = arguments, chat
         self._inbox: queue.SimpleQueue[_Pending | str | None] = queue.SimpleQueue()
-        self._waiting: deque[_Pending] = deque()
+        self._waiting: list[tuple[int, int, _Pending]] = []
+        """A heap: by priority, then in the order of arrival."""
+        self._arrivals = itertools.count()
         self._running: dict[str, _Pending] = {}
         self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._closed: EngineFailure | None = None
@@ -136,7 +139,7 @@ class InProcessEngine:
         """Hand waiting requests to the engine; wait for one where it has nothing to do. False: close.
 
         As long as it has enough to do they wait for others: many prepared one after the other take a quarter less time
-        than each between two steps of the model.
+        than each between two steps of the model. Those that go before some it has already do not wait.
         """
         while True:
             try:
@@ -146,13 +149,16 @@ class InProcessEngine:
             if entry is None:
                 return False
             if isinstance(entry, _Pending):
-                self._waiting.append(entry)
+                heapq.heappush(self._waiting, (entry.request.priority, next(self._arrivals), entry))
             elif self._running.pop(entry, None):
                 engine.abort_request([entry])
-        if len(self._running) <= self._seqs + self._seqs // 4:
-            while self._waiting:
-                self._prepare(engine, params, self._waiting.popleft())
+        room = len(self._running) <= self._seqs + self._seqs // 4
+        while self._waiting and (room or self._overtakes(self._waiting[0][0])):
+            self._prepare(engine, params, heapq.heappop(self._waiting)[2])
         return True
+
+    def _overtakes(self, priority: int) -> bool:
+        return any(priority < pending.request.priority for pending in self._running.values())
 
     def _prepare(self, engine: Any, params: Any, entry: _Pending) -> None:
         """Hand a request to the engine, unless nobody waits for it any more."""
@@ -169,7 +175,7 @@ class InProcessEngine:
 
     def _fail(self, failure: EngineFailure) -> None:
         self._closed = self._closed or failure
-        waiting = [*self._running.values(), *self._waiting]
+        waiting = [*self._running.values(), *(pending for _, _, pending in self._waiting)]
         self._running.clear()
         self._waiting.clear()
         while True:
