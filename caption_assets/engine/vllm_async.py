@@ -41,6 +41,8 @@ class AsyncEngine:
         self.load_seconds = time.perf_counter() - started
         copies = int(arguments.get("data_parallel_size", 1))
         self._copies = Copies(copies)
+        self._under_way: set[asyncio.Timeout] = set()
+        self._closed = False
         self.max_in_flight = 2 * copies * int(arguments.get("max_num_seqs", 256))
         self._params = ChatParams(
             chat_template=chat.get("chat_template"),
@@ -53,8 +55,18 @@ class AsyncEngine:
 
     async def generate(self, request: EngineRequest) -> EngineReply:
         """Answer a request; cancelling the caller aborts it in the engine."""
-        with self._copies.place(request.image_id) as copy:
-            return await self._generate(request, copy)
+        if self._closed:
+            raise _died("the engine was closed")
+        try:
+            async with asyncio.timeout(None) as until_closed:
+                self._under_way.add(until_closed)
+                try:
+                    with self._copies.place(request.image_id) as copy:
+                        return await self._generate(request, copy)
+                finally:
+                    self._under_way.discard(until_closed)
+        except TimeoutError as error:
+            raise _died("the engine was closed") from error
 
     async def _generate(self, request: EngineRequest, copy: int | None) -> EngineReply:
         try:
@@ -66,7 +78,7 @@ class AsyncEngine:
             ):
                 final = output
         except self._dead as error:
-            raise EngineFailure("engine", f"the engine died: {error}", retryable=True, fatal=True, died=True) from error
+            raise _died(str(error)) from error
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -76,7 +88,16 @@ class AsyncEngine:
         return rendering.reply(final)
 
     def close(self) -> None:
-        """Stop the engine's processes: at once, for nobody waits for what they still do."""
+        """Stop the engine's processes at once, and end its requests: it would not answer, nor refuse, what it has not
+        yet seen.
+        """
+        self._closed = True
+        for each in self._under_way:
+            each.reschedule(0)
         bounded = "timeout" in inspect.signature(self._engine.shutdown).parameters  # not in every release
         self._engine.shutdown(**({"timeout": _END_SECONDS} if bounded else {}))
         orphans.unbind_engines()
+
+
+def _died(why: str) -> EngineFailure:
+    return EngineFailure("engine", f"the engine died: {why}", retryable=True, fatal=True, died=True)

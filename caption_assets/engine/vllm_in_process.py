@@ -84,6 +84,9 @@ class InProcessEngine:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[EngineReply] = loop.create_future()
         self._inbox.put(_Pending(request, loop, future))
+        if self._closed:  # while it was put there, perhaps after the last look
+            future.cancel()
+            raise self._closed
         try:
             return await future
         except asyncio.CancelledError:
