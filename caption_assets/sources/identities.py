@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -59,10 +60,15 @@ class IdentityTables:
 
     `about` is what the owner wants to be told again with them; it is replaced atomically together with the set of
     tables. Folders of another make or with damaged files are empty ones.
+
+    Args:
+        largest: rows of a table that tables are merged into at most: what bounds the time that `add` takes, at the
+            price of more tables to search. None: no bound.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, largest: int | None = None) -> None:
         self.folder = folder
+        self._largest = math.inf if largest is None else largest
         self.about: dict[str, Any] = {}
         self._names: list[str] = []
         self._tables: list[npt.NDArray[np.uint64]] = []
@@ -100,7 +106,7 @@ class IdentityTables:
         """Add identities; the lock must be held, and nobody may have changed the folder since the last `reload`."""
         if ids.shape[1]:
             self._append(sorted_table(ids, numbers))
-        while len(self._tables) > 1 and self._tables[-2].shape[1] < 2 * self._tables[-1].shape[1]:
+        while self._to_be_merged():
             last, before = self._tables.pop(), self._tables.pop()
             del self._names[-2:]
             self._append_merged(before, last)
@@ -136,6 +142,12 @@ class IdentityTables:
             for start in range(0, table.shape[1], _PART):
                 part = np.array(table[:, start : start + _PART])
                 yield part[:2], part[2].astype(np.int64)
+
+    def _to_be_merged(self) -> bool:
+        """Whether the last two tables are: when they are of like size, and not too large together."""
+        sizes: list[int] = [0, 0, *(table.shape[1] for table in self._tables)]
+        before, last = sizes[-2:]
+        return 0 < before < 2 * last and before + last <= self._largest
 
     def _append(self, rows: npt.NDArray[np.uint64]) -> None:
         name = f"{uuid.uuid4().hex}.npy"

@@ -175,3 +175,16 @@ def test_big_tables_are_merged_in_parts(tmp_path: Path, monkeypatch: pytest.Monk
     assert tables.find(identities(keys)).tolist() == [number - number % 50 for number in range(1000)]
     assert len(list(tmp_path.glob("*.npy"))) <= 5
     assert tables.about == {"next": 950}
+
+
+def test_tables_are_merged_up_to_a_size_and_lose_nothing(tmp_path: Path) -> None:
+    tables = IdentityTables(tmp_path, largest=100)
+    for start in range(0, 1000, 7):
+        some = identities((f"u{number}", "1") for number in range(start, start + 7))
+        tables.add(some, np.arange(start, start + 7), {})
+    sizes = [len(np.load(file)[0]) for file in tmp_path.glob("*.npy")]
+    assert max(sizes) <= 100
+    assert len(sizes) < 30, "small ones are"
+    again = IdentityTables(tmp_path, largest=100)
+    found = again.find(identities((f"u{number}", "1") for number in range(1001)))
+    assert found.tolist() == [*range(1001)]
