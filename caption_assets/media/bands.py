@@ -116,9 +116,11 @@ def _tiff_in_one_piece(data: Any, mode: str, size: tuple[int, int], tags: Any) -
         or tags.get(EXTRA, (2,)) != (2,)
     ):
         return None
-    if {*tags[BITS]} != {8} or tags.get(PLANAR, 1) != 1 or tags.get(COMPRESSION) not in _BY_ROWS:
+    bits = {*tags[BITS]}
+    if bits not in ({8}, {16}) or tags.get(PLANAR, 1) != 1 or tags.get(COMPRESSION) not in _BY_ROWS:
         return None
-    return Bands(size, BAND_BYTES + len(data), lambda rows: vips.tiff_rows(data, mode, size, rows))
+    deep = bits == {16}
+    return Bands(size, BAND_BYTES + len(data), lambda rows: vips.tiff_rows(data, mode, size, rows, deep=deep))
 
 
 def _shrunk_webp(opened: Image.Image, data: Any, size: tuple[int, int]) -> Bands | None:

@@ -12,24 +12,30 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from caption_assets.sources.spool import Bytes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By colour type; all of them with eight bits a sample here."""
+"""By colour type."""
+_DEEP = {2: cv2.COLOR_BGR2RGB, 6: cv2.COLOR_BGRA2RGBA}
+"""Of these there are bands of sixteen bits a sample, too. Pillow knows grey ones in two bytes a pixel."""
 _PIECE = 1 << 16
 
 
 class BandedPng:
-    """A PNG of eight bits a sample whose rows stand in order.
+    """A PNG of eight bits a sample, or a coloured one of sixteen, whose rows stand in order.
 
     Args:
         data: the file.
 
     Raises:
-        ValueError: it is none of these: deeper, flatter, interlaced, or not a PNG.
+        ValueError: it is none of these: of another depth, interlaced, or not a PNG.
+        OSError: it is truncated.
     """
 
     def __init__(self, data: Bytes) -> None:
@@ -37,14 +43,17 @@ class BandedPng:
         if data[:8] != SIGNATURE or header[:8] != b"\0\0\0\rIHDR":
             raise ValueError("no PNG")
         self.width, self.height, depth, color, packing, filters, interlaced = struct.unpack(">IIBBBBB", header[8:21])
-        if depth != 8 or color not in _CHANNELS or packing or filters or interlaced:
-            raise ValueError("not a PNG of eight bits without interlacing")
+        if color not in (_CHANNELS if depth == 8 else _DEEP if depth == 16 else ()) or packing or filters or interlaced:
+            raise ValueError("not a PNG of eight or sixteen bits without interlacing")
         self._data = data
         self._tail = header[16:21]
-        self._row = 1 + self.width * _CHANNELS[color]
+        self._order = _DEEP[color] if depth == 16 else None
+        self._row = 1 + self.width * _CHANNELS[color] * depth // 8
         self._palette = b""
         self.exif: bytes | None = None
         """The EXIF that stands behind the pixels, once all bands were read."""
+        if self._order is not None and any(kind == b"tRNS" for kind, _, _ in self._chunks()):
+            raise ValueError("a colour of sixteen bits that is transparent")
 
     def bands(self, rows: int) -> Iterator[Image.Image]:
         """The picture from top to bottom, `rows` rows at a time.
@@ -57,23 +66,25 @@ class BandedPng:
             pending += piece
             while left and len(pending) >= min(rows, left) * self._row:
                 count = min(rows, left)
-                band = self._decode(above, bytes(pending[: count * self._row]), count)
+                band, above = self._decode(above, bytes(pending[: count * self._row]), count)
                 del pending[: count * self._row]
                 left -= count
-                above = band.crop((0, count - 1, self.width, count)).tobytes()
                 yield band
         if left:
             raise OSError("image file is truncated")
 
-    def _decode(self, above: bytes, filtered: bytes, count: int) -> Image.Image:
-        """Rows as an image, given the raw row above them."""
+    def _decode(self, above: bytes, filtered: bytes, count: int) -> tuple[Image.Image, bytes]:
+        """Rows as an image, given the raw row above them; and the last of them, raw."""
         stream = b"\0" + above + filtered if above else filtered
-        height = count + bool(above)
-        header = _chunk(b"IHDR", struct.pack(">II", self.width, height) + self._tail)
+        first = int(bool(above))
+        header = _chunk(b"IHDR", struct.pack(">II", self.width, first + count) + self._tail)
         small = SIGNATURE + header + self._palette + _chunk(b"IDAT", zlib.compress(stream, 0)) + _chunk(b"IEND", b"")
+        if self._order is not None:
+            return _decode_deep(small, first, self._order)
         with Image.open(io.BytesIO(small), formats=("PNG",)) as image:
             image.load()
-            return image.crop((0, 1, self.width, height)) if above else image.copy()
+            last = image.crop((0, image.height - 1, self.width, image.height)).tobytes()
+            return image.crop((0, 1, *image.size)) if first else image.copy(), last
 
     def _inflated(self, most: int) -> Iterator[bytes]:
         """The filtered rows, at most so many bytes at once."""
@@ -119,6 +130,15 @@ class BandedPng:
                 return
             yield kind, place + 8, end - 4
             place = end
+
+
+def _decode_deep(small: bytes, first: int, order: int) -> tuple[Image.Image, bytes]:
+    """The same of a file of sixteen bits a sample: the image, from its `first` row on, has the upper eight of them."""
+    decoded = cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        raise OSError("broken PNG file (its rows cannot be read)")
+    values: NDArray[np.uint16] = np.asarray(cv2.cvtColor(decoded, order), np.uint16)
+    return Image.fromarray((values[first:] >> 8).astype(np.uint8)), values[-1].astype(">u2").tobytes()
 
 
 def _chunk(kind: bytes, payload: bytes) -> bytes:

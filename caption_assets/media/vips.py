@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 _LOSSLESS = b"VP8L"
@@ -46,14 +47,15 @@ def shrunk_webp(data: bytes, factor: int) -> Image.Image:
     return Image.frombytes("RGB", (image.width, image.height), pixels)
 
 
-def tiff_rows(data: bytes, mode: str, size: tuple[int, int], rows: int) -> Iterator[Image.Image]:
+def tiff_rows(data: bytes, mode: str, size: tuple[int, int], rows: int, *, deep: bool) -> Iterator[Image.Image]:
     """A TIFF from top to bottom, not turned, `rows` rows at a time.
 
     The decoder copies what is compressed.
 
     Args:
-        mode: RGB, RGBA or CMYK, of eight bits each.
+        mode: RGB, RGBA or CMYK.
         size: its width and height.
+        deep: whether it has sixteen bits a sample, of which the upper eight are given; else it has eight.
 
     Raises:
         OSError: it is damaged or truncated, or of another mode or size.
@@ -61,12 +63,16 @@ def tiff_rows(data: bytes, mode: str, size: tuple[int, int], rows: int) -> Itera
     vips = _library()
     try:
         image = vips.Image.tiffload_buffer(data, access="sequential", fail_on="error", unlimited=True)
-        if (image.width, image.height, image.bands, image.format) != (*size, len(mode), "uchar"):
+        found = image.width, image.height, image.bands, image.format
+        if found != (*size, len(mode), "ushort" if deep else "uchar"):
             raise OSError("the file holds another picture than its head promises")
         region = vips.Region.new(image)
         for top in range(0, size[1], rows):
             count = min(rows, size[1] - top)
-            yield Image.frombytes(mode, (size[0], count), region.fetch(0, top, size[0], count))
+            values = region.fetch(0, top, size[0], count)
+            if deep:
+                values = (np.frombuffer(values, np.uint16) >> 8).astype(np.uint8).tobytes()
+            yield Image.frombytes(mode, (size[0], count), values)
     except vips.Error as error:
         raise _damaged(error) from None
 

@@ -93,8 +93,9 @@ def tiff(
     tile: int = 0,
     separate: bool = False,
     deflate: bool = False,
+    one: bool = False,
 ) -> bytes:
-    """A TIFF of (height, width, 3) values: tiled, in planes, or of one strip; 32 rows a strip where that is smaller."""
+    """A TIFF of (height, width, 3) values: tiled, in planes, or of strips, of 32 rows unless `one` is to hold all."""
     height, width, _ = values.shape
     values = values.astype(values.dtype.newbyteorder(order))
     planes = [values[..., [channel]] for channel in range(3)] if separate else [values]
@@ -108,7 +109,7 @@ def tiff(
             for left in range(0, width, tile)
         ]
     else:
-        rows = 32 if separate or deflate else height
+        rows = 32 if (separate or deflate) and not one else height
         cut = [plane[top : top + rows] for plane in planes for top in range(0, height, rows)]
     stored = [zlib.compress(part.tobytes()) if deflate else part.tobytes() for part in cut]
     offsets = [8 + sum(len(part) for part in stored[:number]) for number in range(len(stored))]
@@ -218,6 +219,12 @@ def test_a_cut_webp_is_told_where_it_would_be_shrunk(cut: float, monkeypatch: py
 def test_tiffs_of_one_compressed_strip(mode: str, compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(of_mode(mode), "TIFF", compression=compression, strip_size=1 << 30)
     assert_same(*small_and_big(data, monkeypatch))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_deep_tiffs_of_one_compressed_strip(order: Literal["<", ">"], monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).integers(0, 1 << 16, (SIZE[1], SIZE[0], 3), np.uint16)
+    assert_same(*small_and_big(tiff(values, order=order, deflate=True, one=True), monkeypatch))
 
 
 def test_damage_in_one_compressed_strip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,10 +34,23 @@ def of_mode(mode: str, width: int = 61, height: int = 47) -> Image.Image:
     return image.convert(mode)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "P", "LA", "RGBA"])
+def deep(mode: str, width: int = 61, height: int = 47, chunks: bytes = b"") -> bytes:
+    """A PNG of sixteen bits a sample, with more chunks before its pixels."""
+    values = np.random.default_rng(5).integers(0, 1 << 16, (height, width, len(mode)), np.uint16)
+    data: bytes = cv2.imencode(".png", values)[1].tobytes()
+    return data[:33] + chunks + data[33:]
+
+
+def png_of(mode: str, bits: int) -> bytes:
+    return deep(mode) if bits == 16 else encode(of_mode(mode), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("mode", "bits"), [("L", 8), ("RGB", 8), ("P", 8), ("LA", 8), ("RGBA", 8), ("RGB", 16), ("RGBA", 16)]
+)
 @pytest.mark.parametrize("rows", [1, 7, 46, 47, 100])
-def test_bands_are_the_picture(mode: str, rows: int) -> None:
-    data = encode(of_mode(mode), "PNG")
+def test_bands_are_the_picture(mode: str, bits: int, rows: int) -> None:
+    data = png_of(mode, bits)
     bands = list(BandedPng(data).bands(rows))
     assert [band.height for band in bands] == [min(rows, 47 - top) for top in range(0, 47, rows)]
     joined = np.concatenate([np.asarray(band) for band in bands])
@@ -48,12 +62,18 @@ def test_bands_are_the_picture(mode: str, rows: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.binary(min_size=1, max_size=400), st.integers(1, 20), st.integers(1, 9), st.lists(st.integers(0, 4)))
-def test_every_filter_is_undone(pixels: bytes, width: int, rows: int, filters: list[int]) -> None:
-    row = 3 * width
+@given(
+    st.binary(min_size=1, max_size=400),
+    st.integers(1, 20),
+    st.integers(1, 9),
+    st.lists(st.integers(0, 4)),
+    st.sampled_from([8, 16]),
+)
+def test_every_filter_is_undone(pixels: bytes, width: int, rows: int, filters: list[int], bits: int) -> None:
+    row = 3 * width * bits // 8
     lines = [pixels[start : start + row].ljust(row, b"x") for start in range(0, len(pixels), row)]
     stream = b"".join(bytes([filters[i % len(filters)] if filters else 0]) + line for i, line in enumerate(lines))
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(lines), 8, 2, 0, 0, 0))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(lines), bits, 2, 0, 0, 0))
     compressed = zlib.compress(stream)
     parts = [png_chunk(b"IDAT", compressed[at : at + 9]) for at in range(0, len(compressed), 9)]
     data = b"\x89PNG\r\n\x1a\n" + header + b"".join(parts) + png_chunk(b"IEND", b"")
@@ -79,6 +99,20 @@ def test_a_big_one_comes_out_as_a_small_one(mode: str, options: dict[str, object
     assert (small.width, small.height, small.metadata) == (big.width, big.height, big.metadata)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_big_deep_one_comes_out_as_a_small_one(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = png_chunk(b"iCCP", b"p\0\0" + zlib.compress(swapped_profile()))
+    data = deep(mode, 301, 203, profile + png_chunk(b"eXIf", exif.tobytes()[6:]))
+    small = decode(data, max_megapixels=10, target_pixels=2000)
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
+    big = decode(data, max_megapixels=10, target_pixels=2000)
+    assert np.array_equal(small.pixels, big.pixels)
+    assert (small.width, small.height, small.metadata) == (big.width, big.height, big.metadata)
+
+
 def test_exif_behind_the_pixels_turns_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
     plain = encode(quarters(), "PNG")
@@ -89,18 +123,20 @@ def test_exif_behind_the_pixels_turns_the_picture(monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(turned, np.asarray(quarters())[::-1, ::-1])
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_one_is_told(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_one_is_told(share: float, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
-    data = encode(noise(80, 60), "PNG")
+    data = png_of("RGB", bits)
     with pytest.raises(DecodeError) as caught:
         decode(data[: int(len(data) * share)], max_megapixels=1, target_pixels=1024)
     assert caught.value.kind == "truncated"
 
 
-def test_a_damaged_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_damaged_one_is_told(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
-    data = bytearray(encode(noise(80, 60), "PNG"))
+    data = bytearray(png_of("RGB", bits))
     data[len(data) // 2] ^= 0xFF
     with pytest.raises(DecodeError) as caught:
         decode(bytes(data), max_megapixels=1, target_pixels=1024)
@@ -114,9 +150,23 @@ def test_a_bomb_inflates_no_further_than_its_picture() -> None:
     assert sum(len(piece) for piece in BandedPng(data)._inflated(310)) <= 620
 
 
-@pytest.mark.parametrize("image", [noise(9, 9).convert("1"), Image.fromarray(np.zeros((9, 9), np.uint16))])
-def test_others_are_left_to_pillow(image: Image.Image) -> None:
-    with pytest.raises(ValueError, match="eight bits"):
-        BandedPng(encode(image, "PNG"))
+def test_rows_that_are_no_rows_are_told() -> None:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress((b"\x09" + bytes(18)) * 2))  # there is no such filter
+    with pytest.raises(OSError, match="broken PNG"):
+        list(BandedPng(b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")).bands(1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(noise(9, 9).convert("1"), "PNG"),
+        encode(Image.fromarray(np.zeros((9, 9), np.uint16)), "PNG"),
+        deep("RGB", chunks=png_chunk(b"tRNS", bytes(6))),
+    ],
+)
+def test_others_are_left_to_pillow(data: bytes) -> None:
+    with pytest.raises(ValueError, match="sixteen bits"):
+        BandedPng(data)
     with pytest.raises(ValueError, match="no PNG"):
         BandedPng(encode(noise(9, 9), "JPEG"))
