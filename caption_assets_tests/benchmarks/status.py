@@ -39,9 +39,10 @@ from caption_assets.counts.views import Masks, StillCounting
 from caption_assets.events.conditions import too_many_failures, totals_of
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import promote
-from caption_assets.lake.definition import Wanted
+from caption_assets.lake.definition import Wanted, ensure_tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
+from caption_assets.perspectives import arrow_type
 from caption_assets.status.reading import read_status
 from caption_assets_tests import resident
 
@@ -189,7 +190,8 @@ def plain(config: PipelineConfig) -> str:
 def copy_counts(config: PipelineConfig, shards: int) -> None:
     """Keep the counts of the first shards as if they had been counted."""
     lake, bound = Lake(config.lake), bind_perspectives(config)
-    wanted = {name: Wanted(each.fingerprint, each.inputs, schema_of(each)) for name, each in bound.items()}
+    wanted = {name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output)) for name, each in bound.items()}
+    ensure_tables(lake, wanted)  # as a look does: counts are kept under the tombstones that there are
     (listing,) = list_lake(lake)
     asked, masks = Asked.read(lake, wanted, [], [_DATASET]), Masks()
     listed, counter = masks.table(listing, asked), Counter(lake, asked)
