@@ -81,6 +81,16 @@ def test_every_filter_is_undone(pixels: bytes, width: int, rows: int, filters: l
     assert np.array_equal(joined, np.asarray(whole(data)))
 
 
+def assert_same_in_bands(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is the same picture whether it counts as small or as big."""
+    small = decode(data, max_megapixels=10, target_pixels=2000)
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
+    big = decode(data, max_megapixels=10, target_pixels=2000)
+    assert np.array_equal(small.pixels, big.pixels)
+    assert (small.width, small.height, small.metadata) == (big.width, big.height, big.metadata)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "LA", "RGBA"])
 @pytest.mark.parametrize("options", [{}, {"icc_profile": swapped_profile()}, {"transparency": 3}])
 def test_a_big_one_comes_out_as_a_small_one(mode: str, options: dict[str, object], monkeypatch) -> None:  # type: ignore
@@ -91,12 +101,7 @@ def test_a_big_one_comes_out_as_a_small_one(mode: str, options: dict[str, object
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encode(of_mode(mode, 301, 203), "PNG", exif=exif, **options)
-    small = decode(data, max_megapixels=10, target_pixels=2000)
-    monkeypatch.setattr(bands, "WHOLE_PIXELS", 1000)
-    monkeypatch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
-    big = decode(data, max_megapixels=10, target_pixels=2000)
-    assert np.array_equal(small.pixels, big.pixels)
-    assert (small.width, small.height, small.metadata) == (big.width, big.height, big.metadata)
+    assert_same_in_bands(data, monkeypatch)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
@@ -105,12 +110,7 @@ def test_a_big_deep_one_comes_out_as_a_small_one(mode: str, monkeypatch: pytest.
     exif[0x0112] = 6
     profile = png_chunk(b"iCCP", b"p\0\0" + zlib.compress(swapped_profile()))
     data = deep(mode, 301, 203, profile + png_chunk(b"eXIf", exif.tobytes()[6:]))
-    small = decode(data, max_megapixels=10, target_pixels=2000)
-    monkeypatch.setattr(bands, "WHOLE_PIXELS", 1000)
-    monkeypatch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
-    big = decode(data, max_megapixels=10, target_pixels=2000)
-    assert np.array_equal(small.pixels, big.pixels)
-    assert (small.width, small.height, small.metadata) == (big.width, big.height, big.metadata)
+    assert_same_in_bands(data, monkeypatch)
 
 
 def test_exif_behind_the_pixels_turns_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
