@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from caption_assets.arrivals.cursor import Cursor, Round
+from caption_assets.arrivals.runs import SeenRuns
 from caption_assets.arrivals.seen import Seen
 from caption_assets.arrivals.walking import Share, walk
 from caption_assets.lake.store import Lake
-from caption_assets.sources.base import Item, ListsInPages, Page
+from caption_assets.sources.base import Item, ListsInPages, Page, Run
 from caption_assets.sources.cache import cache_folder
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.folder_changes import FolderChanges
@@ -68,11 +69,14 @@ class Scan:
         self.seen = Seen(
             cache_folder("seen", lake, dataset), self.round.id, begins=cursor.round is None or self._begins
         )
+        self._runs: SeenRuns | None = None
         self._changes: FolderChanges | None = None
-        if isinstance(source, FolderSource) and cursor.long:
-            cursor.look = cursor.look or uuid.uuid4().hex
-            file = cache_folder("folders", lake, dataset) / "folders.json"
-            self._changes = FolderChanges(source, known.has_uris, file, cursor.look)
+        if isinstance(source, FolderSource):
+            self._runs = SeenRuns(cache_folder("runs", lake, dataset), known)
+            if cursor.long:
+                cursor.look = cursor.look or uuid.uuid4().hex
+                file = cache_folder("folders", lake, dataset) / "folders.json"
+                self._changes = FolderChanges(source, known.has_uris, file, cursor.look)
 
     def note(self, items: Sequence[Item]) -> Ids:
         """Take note that items are there; gives their identities."""
@@ -146,6 +150,10 @@ class Scan:
         """Keep what the round has seen and how folders were, for the next tick."""
         if self._cursor.round is not None:
             self.seen.store()
+        if self._runs:
+            self._runs.store()
+            if self._cursor.round is None:
+                self._runs.tidy(self.round.listed)
         if self._changes:
             self._changes.store()
 
@@ -167,8 +175,24 @@ class Scan:
 
     def _page(self, page: Page) -> int:
         """Take a page; how many of its items are new."""
-        new = self._take(page.items, self.note(page.items))
+        new = self._take(page.items, self.note(page.items)) + self._take_runs(page.runs)
         self.note(page.unsettled)
-        self.round.listed += len(page.items)
+        self.round.listed += len(page.items) + sum(run.count for run in page.runs)
         self.round.whole = self.round.whole and page.whole
         return new
+
+    def _take_runs(self, runs: Sequence[Run]) -> int:
+        """Take runs, whose items are made where they are not known; how many of them are new."""
+        known = self._runs.find(runs) if self._runs else [None] * len(runs)
+        for ids in known:
+            if ids is not None:
+                self.seen.add(ids)
+        unknown = [(run, run.items()) for run, ids in zip(runs, known, strict=True) if ids is None]
+        items = [item for _, some in unknown for item in some]
+        ids = self.note(items)
+        if self._runs:
+            start = 0
+            for run, some in unknown:
+                self._runs.add(run, ids[:, start : start + len(some)])
+                start += len(some)
+        return self._take(items, ids) if items else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,6 +52,17 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Run:
+    """Neighbours in a listing, recognised together: their items need to be made only where they are not known."""
+
+    digest: bytes
+    """16 bytes, the same as long as these are the same items."""
+    count: int
+    items: Callable[[], list[Item]]
+    """Makes them."""
+
+
+@dataclass(frozen=True)
 class Page:
     """A piece of a listing."""
 
@@ -64,6 +75,8 @@ class Page:
     """Items that are there, but may still be being written."""
     whole: bool = True
     """Whether everything could be looked at."""
+    runs: Sequence[Run] = ()
+    """Settled items that are not among `items`."""
 
 
 @runtime_checkable

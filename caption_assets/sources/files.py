@@ -53,6 +53,19 @@ class FileFilter:
         is_named_so = relative[relative.rfind(".") :].lower() in EXTENSIONS
         return is_named_so and self._included(relative) and not self._excluded(relative)
 
+    def pictures(self, folder: str, names: list[str]) -> list[str]:
+        """Those names of files in a folder that are a picture's.
+
+        Args:
+            folder: its path below the root, and a slash; "" is the root.
+        """
+        named_so = [
+            name for name in names if (end := name[name.rfind(".") :]) in EXTENSIONS or end.lower() in EXTENSIONS
+        ]
+        if not self.include and not self.exclude:
+            return named_so
+        return [name for name in named_so if self.is_picture(folder + name)]
+
     def is_sidecar(self, relative: str) -> bool:
         """Whether the file may belong to a picture."""
         return self.sidecars and extension(relative) in SIDECAR_EXTENSIONS

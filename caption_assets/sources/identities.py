@@ -159,22 +159,25 @@ class IdentityTables:
 
     def _append_merged(self, first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> None:
         """One table of two, cut at the same values into parts that fit into memory."""
-        name = f"{uuid.uuid4().hex}.npy"
-        shape = (3, first.shape[1] + second.shape[1])
-        place = self.folder / name
-        merged = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint64, shape=shape)  # type: ignore[no-untyped-call]
+        name, size = f"{uuid.uuid4().hex}.npy", first.shape[1] + second.shape[1]
         cuts = np.unique(first[0, _PART::_PART])
         firsts = [0, *np.searchsorted(first[0], cuts).tolist(), first.shape[1]]
         seconds = [0, *np.searchsorted(second[0], cuts).tolist(), second.shape[1]]
-        start = 0
-        for number in range(len(firsts) - 1):
-            part = np.hstack(
-                [first[:, firsts[number] : firsts[number + 1]], second[:, seconds[number] : seconds[number + 1]]]
-            )
-            merged[:, start : start + part.shape[1]] = part[:, np.lexsort((part[1], part[0]))]
-            start += part.shape[1]
-        merged.flush()
-        del merged
+        with (self.folder / name).open("wb") as file:
+            header = {"descr": "<u8", "fortran_order": False, "shape": (3, size)}
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+            begin, done = file.tell(), 0
+            for number in range(len(firsts) - 1):
+                part = np.hstack(
+                    [first[:, firsts[number] : firsts[number + 1]], second[:, seconds[number] : seconds[number + 1]]]
+                )
+                order = np.argsort(part[0], kind="stable")  # which merges: both are in order
+                for row in range(3):
+                    file.seek(begin + 8 * (row * size + done))
+                    file.write(part[row, order].astype("<u8", copy=False).tobytes())
+                done += len(order)
+            file.flush()
+            os.fsync(file.fileno())
         self._take(name)
 
     def _take(self, name: str) -> None:
@@ -196,9 +199,8 @@ class IdentityTables:
 
 
 def sorted_table(ids: Ids, numbers: Numbers) -> npt.NDArray[np.uint64]:
-    """Identities and numbers as `find_in` wants them; shape (3, n)."""
-    order = np.lexsort((ids[1], ids[0]))
-    return np.vstack([ids, numbers.astype(np.uint64)])[:, order]
+    """Identities and numbers as `find_in` wants them, in the order of the first half; shape (3, n)."""
+    return np.vstack([ids, numbers.astype(np.uint64)])[:, np.argsort(ids[0])]
 
 
 def find_in(table: npt.NDArray[np.uint64], ids: Ids, found: Numbers) -> None:

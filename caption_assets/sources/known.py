@@ -7,6 +7,7 @@ where it was lost or belongs to another lake in the same place: to see that, it 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
@@ -22,7 +23,6 @@ from caption_assets.sources.identities import ABSENT, IdentityTables, Ids, Numbe
 _FIRST, _FILES, _ROWS = 16, 500, 200_000
 """Plan files read at once: first, and at most, and rows that they are to have together."""
 _STAMPS = 8
-_NOTHING: dict[str, Any] = {"next": 0, "stamps": []}
 _SEVEN_DIGITS = 999_999
 """From here on the order of names is not that of numbers."""
 _RECENT = 50_000
@@ -42,8 +42,13 @@ class Known:
         with self._tables.locked():
             self._tables.reload()
             if not self._is_of_this_lake():
-                self._tables.clear(_NOTHING)
+                self._tables.clear(_nothing())
             self._adopt()
+
+    @property
+    def made(self) -> str:
+        """Names this copy: what was planned by it is planned as long as the name is the same."""
+        return str(self._tables.about.get("made", ""))
 
     def __len__(self) -> int:
         return len(self._tables) + len(self._recent)
@@ -118,7 +123,7 @@ class Known:
                 new = numbers >= stored
                 self._tables.add(ids[:, new], numbers[new], self._about(following))
             elif not self._tables.about:
-                self._tables.clear(_NOTHING)
+                self._tables.clear(_nothing())
             self._adopt()
 
     def _adopt(self) -> None:
@@ -132,7 +137,7 @@ class Known:
             stamp = self._lake.stamp(layout.plan_file(Shard(self._dataset, number)))
             stamps += [[number, stamp]] if stamp else []
         first, last = stamps[: _STAMPS // 2], stamps[_STAMPS // 2 :][-_STAMPS // 2 :]
-        return {"next": following, "stamps": first + last}
+        return {**self._tables.about, "next": following, "stamps": first + last}
 
     def _is_of_this_lake(self) -> bool:
         """Whether the plans that were read last are still the same ones.
@@ -148,6 +153,10 @@ class Known:
                 later = age == 0 or bool(plans_from(self._lake, self._dataset, about["next"]))
                 return bool(now == stamp) and later
         return False
+
+
+def _nothing() -> dict[str, Any]:
+    return {"next": 0, "stamps": [], "made": uuid.uuid4().hex}
 
 
 def keys_of(ids: Ids) -> list[tuple[int, int]]:

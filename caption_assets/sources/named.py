@@ -16,7 +16,8 @@ from typing import Any
 from caption_assets.sources.ahead import Ahead
 from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.bucket import open_store
-from caption_assets.sources.folder import FolderSource, file_etag
+from caption_assets.sources.folder import FolderSource
+from caption_assets.sources.folder_files import file_etag
 from caption_assets.sources.rows import raise_if_bad
 from caption_assets.sources.spool import Body
 from caption_assets.sources.stores import Store, stored

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 
 from caption_assets.config import HuggingFaceDataset, PipelineConfig
-from caption_assets.sources.folder import file_etag
+from caption_assets.sources.folder_files import file_etag
 from caption_assets.sources.stores import version
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from caption_assets.sources import folder as folder_module
 from caption_assets.sources import folder_changes
+from caption_assets.sources.folder_files import Failed, Listing, Looked
 from caption_assets_tests.arrivals.world import Watch, config_of
 from caption_assets_tests.sources.s3_stub import S3Stub, s3_stub
 from caption_assets_tests.sources.test_source_folder import touch
@@ -101,13 +102,13 @@ def test_of_a_big_folder_only_unknown_names_are_looked_at(home: Path, monkeypatc
     ticks = quiet(home, monkeypatch)
     monkeypatch.setattr(folder_changes, "_SMALL", 3)
     looked: list[str] = []
-    real = folder_module.FolderSource._item
+    real = Looked.at
 
-    def item(self: folder_module.FolderSource, path: str, names: Sequence[str]) -> object:
-        looked.append(os.path.basename(path))
-        return real(self, path, names)
+    def at(listing: Listing, names: list[str], failed: Failed) -> Looked:
+        looked.extend(names)
+        return real(listing, names, failed)
 
-    monkeypatch.setattr(folder_module.FolderSource, "_item", item)
+    monkeypatch.setattr(Looked, "at", at)
     add(home, "5/new.jpg")
     assert ticks.tick().new_items == 1
     assert "new.jpg" in looked

@@ -2,8 +2,9 @@
 
 `python -m caption_assets_tests.benchmarks.arrivals [--keys N] [--files N] [--shards N] [--only PART]`. The store is a
 stub in a process of its own that lists its keys as S3 does; ticks are half a minute apart by their own clock. A bare
-listing in the same run is what a round of the scan is compared with: a plain loop by s3fs' client, as many side by side
-as the scan has; and one by the client that the scan has, whose pages are read by less code. Both list 100,000 keys.
+listing in the same run is what a round of the scan is compared with, by fsspec's file systems as they are: of a bucket
+100,000 keys by s3fs' client, as many side by side as the scan has; of a folder all of it. And stricter ones: the same
+keys by the client that the scan has, whose pages are read by less code; `os.scandir` with a `stat` of each file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from statistics import mean
 from typing import Any
 
 import dagster as dg
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import s3fs
@@ -144,6 +146,19 @@ def clients() -> tuple[Any, Any]:
     return s3fs.S3FileSystem(skip_instance_cache=True), store._fs
 
 
+def bare_walk(folder: Path, files: int) -> tuple[float, float]:
+    """Seconds that fsspec takes to list a folder of folders with sizes and times, and a loop of `os.scandir`."""
+    found, started = 0, time.perf_counter()
+    for _, _, some in fsspec.filesystem("file").walk(str(folder), detail=True):
+        found += sum(each["size"] >= 0 and each["mtime"] > 0 for each in some.values())
+    by_fsspec = time.perf_counter() - started
+    for entry in os.scandir(folder):
+        with os.scandir(entry.path) as entries:
+            found += sum((status := each.stat()).st_size >= 0 and status.st_mtime_ns > 0 for each in entries)
+    assert found == 2 * files, found
+    return by_fsspec, time.perf_counter() - started - by_fsspec
+
+
 def tell(what: str, figure: str, target: str = "") -> None:
     """Print a line."""
     print(f"{what:<58} {figure:>22}   {target}", flush=True)
@@ -188,15 +203,23 @@ def on_a_folder(home: Path, files: int) -> None:
         if number % 1000 == 0:
             (folder / f"{number // 1000:04d}").mkdir(parents=True)
         os.close(os.open(folder / f"{number // 1000:04d}/{number:07d}.jpg", os.O_CREAT | os.O_WRONLY))
+    bare = [bare_walk(folder, files)]
     watch = Watch(home, kind="folder", path="in", settle_seconds=0, shard_size=1000)
     backlog = timed(watch, lambda outcome: outcome.cursor.round is None)
     assert backlog.items == files
     tell(f"folder: backlog of {backlog.items:,} files", f"{len(backlog.seconds)} ticks, {sum(backlog.seconds):.0f} s")
     tell("  its longest tick", f"{backlog.longest:.1f} s", "bounded: <= 20 s")
+    first = timed(watch, lambda outcome: outcome.cursor.round is None)
+    tell(f"  a round that learns how folders are, {len(first.seconds)} ticks", f"{sum(first.seconds):.1f} s")
     idle = timed(watch, lambda outcome: outcome.cursor.round is None)
-    assert idle.items == 0
-    tell(f"  a round without news, {len(idle.seconds)} idle ticks", f"{sum(idle.seconds):.1f} s")
-    tell("  an idle tick, the longest", f"{idle.longest:.2f} s", "<= 1 s")
+    assert first.items == idle.items == 0
+    seconds = sum(idle.seconds)
+    tell(f"  a round without news, {len(idle.seconds)} idle ticks", f"{seconds:.1f} s")
+    bare.append(bare_walk(folder, files))
+    by_fsspec, by_loop = (mean(each) for each in zip(*bare, strict=True))
+    tell("    to a bare listing by fsspec, before and after", f"{seconds / by_fsspec:.2f}", "<= 1.3")
+    tell("    to os.scandir and stat", f"{seconds / by_loop:.2f}")
+    tell("  an idle tick, the longest", f"{max(first.longest, idle.longest):.2f} s", "<= 1 s")
     for number in range(_NEW):
         (folder / f"{number:04d}").mkdir(exist_ok=True)
         (folder / f"{number:04d}/new.jpg").write_bytes(b"x")
