@@ -1,7 +1,8 @@
 """Big pictures, a band of rows at a time, by format in the way that takes the least memory.
 
-PNG, BMP and TIFF are never decoded as a whole, and opaque WebP is shrunk as it is decoded. The decoders of transparent
-WebP, AVIF, HEIC and JPEG XL know no other way; from them the pixels are taken as they come, without the copies that
+PNG, BMP and TIFF are never decoded as a whole, and opaque WebP is shrunk as it is decoded. AVIF and HEIC are decoded
+to luma and chroma, a line of tiles at a time. The decoders of transparent WebP and JPEG XL know no other way than the
+whole picture; from them, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without the copies that
 Pillow would make.
 """
 
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from caption_assets.media import formats, vips
+from caption_assets.media import coded_planes, formats, vips
 from caption_assets.media.bmp import BandedBmp
-from caption_assets.media.budget import BAND_BYTES, decoder_bytes
+from caption_assets.media.budget import BAND_BYTES, decoder_bytes, planes_bytes
+from caption_assets.media.heif_items import Items, UnknownKindError
 from caption_assets.media.pixels import whole_factor
 from caption_assets.media.png import BandedPng
 from caption_assets.media.tiff import (
@@ -47,6 +49,8 @@ _PLAIN = frozenset({(2, "RGB"), (2, "RGBA"), (5, "CMYK")})
 """How a TIFF's colours may be stored for its rows to be values of these modes."""
 _BY_ROWS = frozenset({5, 8, 32773, 32946})
 """LZW, Deflate and PackBits: a strip of these is decoded as far as it is asked for."""
+_TURNED = (1, 8, 3, 6)
+"""Orientation as EXIF has it, by quarter turns anticlockwise."""
 _MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 """Modes whose values stand one behind the other, a byte each."""
 
@@ -63,6 +67,8 @@ class Bands:
     """The picture from top to bottom, so many rows at a time. Raises OSError. Of modes I and F it may be read again."""
     shrunk: Callable[[], Image.Image] | None = None
     """The whole picture, averaged down in decoding, where its decoder can do that."""
+    orientation: int | None = None
+    """How it is to be turned (TIFF 6.0, tag 274), where its file says that in a way that its reader does not tell."""
     exif: Callable[[], bytes | None] = lambda: None
     """What a reader would find behind the pixels, once all bands were read; None: it need not look."""
 
@@ -146,6 +152,27 @@ def _webp(opened: Image.Image, data: bytes) -> Bands | None:
     return _at_once(opened, data, pixels, reverse=True)
 
 
+def _of_planes(opened: Image.Image, data: bytes) -> Bands | None:
+    """Of an AVIF or HEIC; None where it is of a kind whose planes are not known."""
+    try:
+        items = Items(data)
+        coded = items.picture()
+    except UnknownKindError:
+        return None
+    told = opened.format == formats.HEIF  # turned as the file says; the reader of AVIF tells how it is to be turned
+    shown = (coded.height, coded.width) if told and coded.turns % 2 else (coded.width, coded.height)
+    if opened.size != shown or (opened.mode == "RGBA") != bool(coded.alpha):
+        return None
+
+    def read(rows: int) -> Iterator[Image.Image]:
+        vars(opened).pop("_decoder", None)
+        for band in coded_planes.bands(items, coded, rows):
+            yield Image.fromarray(band)
+
+    working = planes_bytes(data, opened.format or "", coded)
+    return Bands((coded.width, coded.height), working, read, orientation=_TURNED[coded.turns] if told else None)
+
+
 def _avif(opened: Image.Image, data: bytes) -> Bands | None:
     if "_decoder" not in vars(opened) or opened.mode not in _MODES:
         return None
@@ -210,7 +237,7 @@ _MAKERS: dict[str, Callable[[Image.Image, Any], Bands | None]] = {
     "BMP": _bmp,
     "TIFF": _tiff,
     "WEBP": _webp,
-    "AVIF": _avif,
-    formats.HEIF: _heif,
+    "AVIF": lambda opened, data: _of_planes(opened, data) or _avif(opened, data),
+    formats.HEIF: lambda opened, data: _of_planes(opened, data) or _heif(opened, data),
     formats.JXL: _jxl,
 }

@@ -10,6 +10,7 @@ import re
 from PIL import Image
 
 from caption_assets.media import formats, jpeg, jxl
+from caption_assets.media.heif_items import Coded
 from caption_assets.media.pixels import fit, jpeg_scale, whole_factor
 
 BAND_BYTES = 50_000_000
@@ -23,6 +24,10 @@ _CANVASES = 16
 """Bytes a pixel of Pillow's WebP reader: two canvases, the frame taken from them, the image made of it."""
 _COPIES = {"AVIF": 4, formats.HEIF: 4, formats.JXL: 4}
 """Bytes a pixel of the image that Pillow makes of what these decoders give."""
+_BESIDE_PLANES = {"AVIF": 0.5, formats.HEIF: 0.7}
+"""Bytes a pixel of a tile that decoders hold besides its planes."""
+ROWS = 128
+"""Of luma and chroma that are made colours at a time."""
 _HEVC = re.compile(rb"hvcC.{16}(.)(.)", re.DOTALL)  # ISO/IEC 14496-15, 8.3.3.1: chroma format, depth of luma - 8
 _AV1 = re.compile(rb"av1C..(.)", re.DOTALL)  # AV1 in ISO-BMFF, 2.3.3: depth and chroma subsampling
 _CHROMA = {0: 0.0, 1: 0.5, 2: 1.0, 3: 2.0}
@@ -70,6 +75,14 @@ def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> i
         channels, depth = _jxl_samples(data)
         each = 2.05 * channels * depth  # what the decoder gives, and its copy
     return int(size[0] * size[1] * each)
+
+
+def planes_bytes(data: bytes, name: str, coded: Coded) -> int:
+    """What an AVIF or HEIC takes whose planes are decoded a line of tiles at a time, and never copied."""
+    chroma, depth = _av1_samples(data) if name == "AVIF" else _hevc_samples(data)
+    tile = coded.tile[0] * coded.tile[1]
+    planes = tile * coded.columns * depth * (1 + chroma + bool(coded.alpha))
+    return int(planes + tile * _BESIDE_PLANES[name] + 10_000_000 + 18 * ROWS * coded.width)
 
 
 def _jpeg_bytes(opened: Image.Image, data: bytes, target_pixels: int) -> int:

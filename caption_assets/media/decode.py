@@ -241,7 +241,8 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
     else:
         pixels = _pixels(opened, data, format_name, settings, profile)
     # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
-    orientation, metadata = _orientation(opened), read_metadata(opened, gps=settings.gps)
+    orientation = big.orientation if big and big.orientation else _orientation(opened)
+    metadata = read_metadata(opened, gps=settings.gps)
     frames = _frames(opened, original)
     opened.close()  # its memory, which the next one is waiting for
     give_back(file + working)

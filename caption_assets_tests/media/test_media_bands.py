@@ -180,8 +180,8 @@ def test_what_decodes_only_as_a_whole(
     options = {"lossless": True} if lossless and format_name in {"WEBP", "JXL"} else {"quality": 90}
     data = encode(of_mode(mode), format_name, exif=told, **options)
     if format_name != "WEBP" or mode == "RGBA":  # others are shrunk as they are decoded
-        assert_same(*small_and_big(data, monkeypatch), most=1)
-    assert_same(*small_and_big(data, monkeypatch, 10**6), most=1)
+        assert_same(*small_and_big(data, monkeypatch), most=2)
+    assert_same(*small_and_big(data, monkeypatch, 10**6), most=2)
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -249,7 +249,8 @@ def test_of_other_tiffs_in_one_strip_libvips_knows_too_little(mode: str, monkeyp
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("format_name", ["WEBP", "AVIF", "HEIF"])
 def test_turned_ones(format_name: str, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_same(*small_and_big(oriented(orientation, format_name, size=(96, 64)), monkeypatch), most=1)
+    options = {"chroma": 444} if format_name == "HEIF" else {}  # by libheif, of less it is that of the nearest pixel
+    assert_same(*small_and_big(oriented(orientation, format_name, size=(96, 64), **options), monkeypatch), most=2)
 
 
 @pytest.mark.parametrize("name", ["raw.tif", "lzw.tif", "bmp", "webp", "avif", "heic"])
