@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from caption_assets.media import coded_planes, formats, vips
+from caption_assets.media import formats, vips
 from caption_assets.media.bmp import BandedBmp
 from caption_assets.media.budget import BAND_BYTES, decoder_bytes, planes_bytes
 from caption_assets.media.heif_items import Items, UnknownKindError
@@ -165,6 +165,8 @@ def _of_planes(opened: Image.Image, data: bytes) -> Bands | None:
         return None
 
     def read(rows: int) -> Iterator[Image.Image]:
+        from caption_assets.media import coded_planes  # its decoders take 20 MB
+
         vars(opened).pop("_decoder", None)
         for band in coded_planes.bands(items, coded, rows):
             yield Image.fromarray(band)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import struct
 import zlib
@@ -37,7 +38,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 def encode(image: Image.Image, format_name: str, **options: Any) -> bytes:
     """The bytes of an image file."""
     buffer = io.BytesIO()
-    image.save(buffer, format_name, **options)
+    image.save(buffer, format_name, **copy.deepcopy(options))  # HEIC's writer puts some among others
     return buffer.getvalue()
 
 
