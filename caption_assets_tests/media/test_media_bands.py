@@ -177,7 +177,9 @@ def test_what_decodes_only_as_a_whole(
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "maker"
     told = exif.tobytes() if format_name in {"HEIF", "JXL"} else exif
-    options = {"lossless": True} if lossless and format_name in {"WEBP", "JXL"} else {"quality": 90}
+    options: dict[str, Any] = {"lossless": True} if lossless and format_name in {"WEBP", "JXL"} else {"quality": 90}
+    if format_name == "HEIF":
+        options["chroma"] = 444  # of less, by libheif, it is that of the nearest pixel
     data = encode(of_mode(mode), format_name, exif=told, **options)
     if format_name != "WEBP" or mode == "RGBA":  # others are shrunk as they are decoded
         assert_same(*small_and_big(data, monkeypatch), most=2)
@@ -249,7 +251,7 @@ def test_of_other_tiffs_in_one_strip_libvips_knows_too_little(mode: str, monkeyp
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("format_name", ["WEBP", "AVIF", "HEIF"])
 def test_turned_ones(format_name: str, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"chroma": 444} if format_name == "HEIF" else {}  # by libheif, of less it is that of the nearest pixel
+    options = {"chroma": 444} if format_name == "HEIF" else {}
     assert_same(*small_and_big(oriented(orientation, format_name, size=(96, 64), **options), monkeypatch), most=2)
 
 

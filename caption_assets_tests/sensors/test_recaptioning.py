@@ -188,7 +188,7 @@ def test_a_form_that_fails_is_not_tried_over_and_over(changing: Changing, later:
     changing.cursor = None
     assert "left alone for a while" in why_not(changing.tick()), "without the cursor, too"
     later(timedelta(minutes=16))
-    assert len(changing.tick().run_requests or []) == 1
+    assert changing.tick().run_requests, "one or two: shards in which the breaker left the same work go together"
 
 
 def test_failures_that_may_pass_are_repaired_after_growing_pauses(changing: Changing, later: Clock) -> None:
