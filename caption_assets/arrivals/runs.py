@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from caption_assets.sources.base import Run
-from caption_assets.sources.identities import ABSENT, IdentityTables, Ids
+from caption_assets.sources.identities import ABSENT, IdentityTables, Ids, ids_of
 from caption_assets.sources.known import Known
 
 _LARGEST = 1 << 18
@@ -44,7 +44,7 @@ class SeenRuns:
 
     def find(self, runs: Sequence[Run]) -> list[Ids | None]:
         """The identities of the items of each run, if they are known and planned."""
-        starts = self._starts.find(_digests([run.digest for run in runs])).tolist()
+        starts = self._starts.find(ids_of(b"".join(run.digest for run in runs))).tolist()
         return [self._of(run, start) for start, run in zip(starts, runs, strict=True)]
 
     def add(self, run: Run, ids: Ids) -> None:
@@ -67,7 +67,7 @@ class SeenRuns:
                 file.write(rows.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-            self._starts.add(_digests([*new]), first + starts, self._starts.about)
+            self._starts.add(ids_of(b"".join(new)), first + starts, self._starts.about)
         self._rows = self._stored()
 
     def tidy(self, items: int) -> None:
@@ -122,7 +122,3 @@ def _packed(runs: Mapping[bytes, Ids]) -> tuple[Rows, npt.NDArray[np.int64]]:
 def _head(digest: bytes, ids: Rows) -> list[int]:
     """What stands before a run: another run's, or a part of one, does not."""
     return [len(ids), int(np.bitwise_xor.reduce(ids, axis=None)) ^ int.from_bytes(digest[:8], "little")]
-
-
-def _digests(digests: Sequence[bytes]) -> Ids:
-    return np.ascontiguousarray(np.frombuffer(b"".join(digests), "<u8").astype(np.uint64).reshape(-1, 2).T)

@@ -183,6 +183,8 @@ class Scan:
 
     def _take_runs(self, runs: Sequence[Run]) -> int:
         """Take runs, whose items are made where they are not known; how many of them are new."""
+        if not runs:
+            return 0
         known = self._runs.find(runs) if self._runs else [None] * len(runs)
         for ids in known:
             if ids is not None:
@@ -195,4 +197,4 @@ class Scan:
             for run, some in unknown:
                 self._runs.add(run, ids[:, start : start + len(some)])
                 start += len(some)
-        return self._take(items, ids) if items else 0
+        return self._take(items, ids)

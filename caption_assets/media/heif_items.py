@@ -16,7 +16,7 @@ _UNTOUCHED = frozenset(
 """Properties that change no pixels beyond what is done here."""
 _IN_FILE, _IN_META = 0, 1
 _MOST_TILES = 10_000
-MATRICES = frozenset({0, 1, 2, 5, 6, 9})
+_MATRICES = frozenset({0, 1, 2, 5, 6, 9})
 """How colours may be made of luma and chroma, by matrix coefficients (ISO/IEC 23091-2)."""
 
 
@@ -191,10 +191,10 @@ class Items:
             raise UnknownKindError("tiles that cover less than the picture, or more")
         width, height = self._shown(item, width, height)
         matrix, full_range = self._colours(item)
-        if matrix not in MATRICES:
-            raise UnknownKindError(f"colours of the kind {matrix}")
         if matrix == 2 and full_range is None and item != first:
             matrix, full_range = self._colours(first)
+        if matrix not in _MATRICES:
+            raise UnknownKindError(f"colours of the kind {matrix}")
         parts = [self._extents.get(tile, []) for tile in tiles]
         turns = (self._property(item, b"irot") or b"\0")[0] & 3
         return Coded(width, height, columns, (tile_width, tile_height), parts, codec, config, matrix, full_range, turns)

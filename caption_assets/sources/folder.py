@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from caption_assets.sources.base import FetchError, Item, Page, Run, SortedKeys
 from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, with_columns
-from caption_assets.sources.folder_files import Listing, Looked, around, file_etag, path_of, uri_of
+from caption_assets.sources.folder_files import Listing, Looked, file_etag, path_of, uri_of
 from caption_assets.sources.spool import LARGE, Body, Spool
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class FolderSource:
     def scan(self) -> Iterator[Item]:
         """Files in order of their names. Raises FileNotFoundError where the folder is gone."""
         for _, looked in self._pieces(self._root, ()):
-            yield from self._settled(looked.items(self.files))[0]
+            yield from looked.apart(self.settle_seconds)[0].items(self.files)
 
     def pages(self, after: str = "", until: str = "") -> Iterator[Page]:
         """Files in order of their names, part by part, behind a path below the folder.
@@ -119,12 +119,12 @@ class FolderSource:
         for looked in some:
             if not looked.names:
                 continue
-            if looked.is_settled(self.settle_seconds):
-                runs.append(looked.run(self.files))
+            settled, young = looked.apart(self.settle_seconds)
+            if young.names:
+                items += settled.items(self.files)
+                unsettled += young.items(self.files)
             else:
-                settled, not_yet = self._settled(looked.items(self.files))
-                items += settled
-                unsettled += not_yet
+                runs.append(looked.run(self.files))
         return Page(items, after, last, unsettled, whole=left_out == self._left_out, runs=runs)
 
     def _pieces(self, folder: str, after: Sequence[str]) -> Iterator[tuple[list[str], Looked]]:
@@ -154,24 +154,14 @@ class FolderSource:
         for start in range(0, len(names) or 1, _PAGE):
             left_out = self._left_out
             looked = Looked.at(listing, names[start : start + _PAGE], self._leave_out)
-            settled, not_yet = self._settled(looked.items(self.files))
+            settled, young = (part.items(self.files) for part in looked.apart(self.settle_seconds))
             last = start + _PAGE >= len(names)
-            yield Page(settled, "", last, not_yet, whole=left_out == self._left_out)
+            yield Page(settled, "", last, young, whole=left_out == self._left_out)
 
     def _leave_out(self, path: str, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # deleted while we looked, or a link to nothing
             self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
             _log.warning("%s: left out of the scan: %s", path, _reason(error))
-
-    def _settled(self, items: list[Item]) -> tuple[list[Item], list[Item]]:
-        """The items that are settled, and those that may still be being written."""
-        if not self.settle_seconds:
-            return items, []
-        first, last = around(self.settle_seconds)
-        found: tuple[list[Item], list[Item]] = [], []
-        for item in items:
-            found[item.modified is not None and first < item.modified.timestamp() < last].append(item)
-        return found
 
 
 def _copied(file: BinaryIO) -> Spool:

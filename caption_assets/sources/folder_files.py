@@ -126,15 +126,27 @@ class Looked:
         finally:
             os.close(handle)
         modes, sizes, times = zip(*found, strict=True) if found else ((), (), ())
+        looked = cls(listing, names, sizes, times)
         if {*map(stat.S_IFMT, modes)} - {stat.S_IFREG}:  # a pipe would block its reader
-            is_file = [stat.S_ISREG(mode) for mode in modes]
-            names, sizes, times = (tuple(compress(each, is_file)) for each in (names, sizes, times))
-        return cls(listing, names, sizes, times)
+            return looked._of([stat.S_ISREG(mode) for mode in modes])
+        return looked
 
-    def is_settled(self, seconds: float) -> bool:
-        """Whether none was changed within so many seconds."""
-        first, last = (time * 1e9 for time in around(seconds))
-        return not seconds or not any(first < time < last for time in self.times)
+    def apart(self, seconds: float) -> tuple[Looked, Looked]:
+        """Those that are settled, and those that were changed within so many seconds and may still be being written.
+
+        Also of times to come: a clock that is wrong (a camera's) must not keep a file out for years.
+        """
+        now = time.time()
+        first, last = (now - seconds) * 1e9, (now + seconds) * 1e9
+        young = [first < modified < last for modified in self.times] if seconds else []
+        if not any(young):
+            return self, self._of(())
+        return self._of([not each for each in young]), self._of(young)
+
+    def _of(self, chosen: Sequence[bool]) -> Looked:
+        """Only the chosen ones."""
+        sizes, times = (tuple(compress(each, chosen)) for each in (self.sizes, self.times))
+        return Looked(self.listing, tuple(compress(self.names, chosen)), sizes, times)
 
     def items(self, files: FileFilter) -> list[Item]:
         """The items, in the order of their names."""
@@ -158,15 +170,6 @@ class Looked:
         names = os.fsencode("\0".join([self.listing.folder, *self.names]))
         digest = hashlib.blake2b(names + b"\0\0" + numbers, digest_size=16).digest()
         return Run(digest, len(self.names), lambda: self.items(files))
-
-
-def around(seconds: float) -> tuple[float, float]:
-    """Times less than so many seconds away, in seconds since 1970: files of them may still be being written.
-
-    Also those to come: a clock that is wrong (a camera's) must not keep a file out for years.
-    """
-    now = time.time()
-    return now - seconds, now + seconds
 
 
 def file_etag(status: os.stat_result) -> str:

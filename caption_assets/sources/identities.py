@@ -41,7 +41,12 @@ def identities(keys: Iterable[tuple[str, str]]) -> Ids:
         version = etag.encode("utf-8", "surrogatepass")
         digests += hashlib.blake2b(name, digest_size=8).digest()
         digests += hashlib.blake2b(b"%d:%b%b" % (len(name), name, version), digest_size=8).digest()
-    return np.ascontiguousarray(np.frombuffer(bytes(digests), "<u8").astype(np.uint64).reshape(-1, 2).T)
+    return ids_of(bytes(digests))
+
+
+def ids_of(digests: bytes) -> Ids:
+    """Identities of digests of 16 bytes, which stand one behind the other; shape (2, n)."""
+    return np.ascontiguousarray(np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2).T)
 
 
 def high_of(uri: str) -> np.uint64:

@@ -178,6 +178,7 @@ def test_the_queue_stays_short(changing: Changing) -> None:
 
 
 def test_a_form_that_fails_is_not_tried_over_and_over(changing: Changing, later: Clock) -> None:
+    changing.engine.max_in_flight = 1  # which pictures fail before the breaker trips is no accident then
     changing.load(recaption=ALL, captions={"breaker_after": 2, "max_failure_share": 0.1})
     changing.caption_all()
     changing.change("scene_caption")
@@ -188,7 +189,7 @@ def test_a_form_that_fails_is_not_tried_over_and_over(changing: Changing, later:
     changing.cursor = None
     assert "left alone for a while" in why_not(changing.tick()), "without the cursor, too"
     later(timedelta(minutes=16))
-    assert changing.tick().run_requests, "one or two: shards in which the breaker left the same work go together"
+    assert len(changing.tick().run_requests or []) == 1
 
 
 def test_failures_that_may_pass_are_repaired_after_growing_pauses(changing: Changing, later: Clock) -> None:
