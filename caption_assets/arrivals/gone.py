@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caption_assets.arrivals.seen import Seen
+from caption_assets.arrivals.seen import Seen, Sum
 from caption_assets.lake import layout
 from caption_assets.lake.departures import Departed
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
-from caption_assets.sources.identities import ABSENT, find_in, high_of, identities, sorted_table
+from caption_assets.sources.identities import ABSENT, Ids, find_in, high_of, identities, sorted_table
 from caption_assets.sources.known import Known, keys_of
 
 AT_ONCE = 20_000
@@ -44,14 +44,20 @@ def left_of_round(lake: Lake, dataset: str, known: Known, seen: Seen, first: int
     Args:
         first: the first shard that was planned after the round began: it tells nothing of that one and later ones.
         marked: items that are marked as gone.
+
+    Raises:
+        LostError: what was seen is not known any more.
     """
+    marked_ids = identities(marked)
+    if seen.sum() == _sum_of_planned(known, first, marked_ids):
+        return Left()  # which is quick, and what most rounds tell
+    seen.spread()
     planned = len(known) - len(marked)
     there = _count_known(known, seen, enough=-(-planned // SUSPICIOUS))
     if planned >= SUSPICIOUS and there * SUSPICIOUS < planned:
         some = f"{there:,}" if there else "none"
         return Left(refused=f"{some} of {planned:,} planned items is there: the place itself may be away")
     back = _back(dataset, known, seen, marked)
-    marked_ids = identities(marked)
     marked_table = sorted_table(marked_ids, np.zeros(marked_ids.shape[1], np.int64))
     gone: dict[int, set[tuple[int, int]]] = {}
     count = 0
@@ -91,6 +97,15 @@ def back_again(dataset: str, known: Known, keys: Keys) -> list[Departed]:
     numbers = known.find(identities(keys)).tolist()
     pairs = zip(keys, numbers, strict=True)
     return [Departed(Shard(dataset, number).key, uri, etag) for (uri, etag), number in pairs if number != ABSENT]
+
+
+def _sum_of_planned(known: Known, first: int, marked: Ids) -> Sum:
+    """What is there if nothing is gone, back or new."""
+    found = Sum()
+    for ids, numbers in known.parts():
+        found.add(ids[:, numbers < first])
+    found.remove(marked)
+    return found
 
 
 def _count_known(known: Known, seen: Seen, enough: int) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from caption_assets.sources.base import Run
-from caption_assets.sources.identities import ABSENT, IdentityTables, Ids, ids_of
+from caption_assets.sources.identities import ABSENT, IdentityTables, Ids, Numbers, ids_of, mixed
 from caption_assets.sources.known import Known
 
 _LARGEST = 1 << 18
@@ -20,16 +20,22 @@ _SPARE = 100_000
 
 _ROW = 16
 """Bytes."""
+_HEAD = 2
+"""Rows before a run's identities."""
 
 Rows = npt.NDArray[np.uint64]
 """Of shape (n, 2)."""
 
 
+class LostError(Exception):
+    """What a run that was kept stands for is no longer known."""
+
+
 class SeenRuns:
     """By the digest of a run whose items are all planned, their identities.
 
-    A file holds rows of two numbers of 64 bits: of each run how many identities follow and a checksum of them and the
-    digest, then the identities. Where a run begins is what the digest's table says. What is damaged is not there.
+    A file holds rows of two numbers of 64 bits: of each run its digest, then how many identities follow and what they
+    are mixed, then the identities. Where a run begins is what the digest's table says. What is damaged is not there.
 
     Args:
         folder: where they are kept.
@@ -42,10 +48,29 @@ class SeenRuns:
         self._rows = self._stored()
         self._new: dict[bytes, Ids] = {}
 
-    def find(self, runs: Sequence[Run]) -> list[Ids | None]:
-        """The identities of the items of each run, if they are known and planned."""
-        starts = self._starts.find(ids_of(b"".join(run.digest for run in runs))).tolist()
-        return [self._of(run, start) for start, run in zip(starts, runs, strict=True)]
+    def find(self, runs: Sequence[Run]) -> list[bool]:
+        """Which runs are known, and all of their items planned."""
+        _, counts, _ = self._heads(ids_of(b"".join(run.digest for run in runs)))
+        return [count == run.count for run, count in zip(runs, counts.tolist(), strict=True)]
+
+    def sum(self, digests: Ids) -> tuple[int, int]:
+        """How many identities runs have, and all of them `mixed`. Raises LostError."""
+        _, counts, mixes = self._all_heads(digests)
+        return int(counts.sum()), int(np.bitwise_xor.reduce(mixes))
+
+    def identities(self, digests: Ids, most: int) -> Iterator[Ids]:
+        """The identities of runs, about so many at a time. Raises LostError; then all is made anew."""
+        starts, counts, mixes = self._all_heads(digests)
+        parts = np.cumsum(counts) // most
+        for part in np.unique(parts):
+            begin, size = starts[parts == part], counts[parts == part]
+            firsts = np.cumsum(size) - size
+            ids = self._rows[np.repeat(begin - firsts, size) + np.arange(size.sum())].T
+            if (np.bitwise_xor.reduceat(ids[0] ^ ids[1], firsts) != mixes[parts == part]).any():
+                with self._starts.locked():
+                    self._clear()
+                raise LostError
+            yield ids
 
     def add(self, run: Run, ids: Ids) -> None:
         """Take note of a run."""
@@ -76,7 +101,7 @@ class SeenRuns:
         Args:
             items: of all runs that are.
         """
-        if len(self._rows) - len(self._starts) > 2 * items + _SPARE:
+        if len(self._rows) - _HEAD * len(self._starts) > 2 * items + _SPARE:
             with self._starts.locked():
                 self._clear()
             self._rows = self._stored()
@@ -102,23 +127,32 @@ class SeenRuns:
     def _size(self) -> int:
         return self._file.stat().st_size if self._file.exists() else 0
 
-    def _of(self, run: Run, start: int) -> Ids | None:
-        """The identities of a run that is said to begin there."""
-        ids = self._rows[start + 1 : start + 1 + run.count]
-        if start == ABSENT or len(ids) < run.count or self._rows[start].tolist() != _head(run.digest, ids):
-            return None
-        return ids.T
+    def _all_heads(self, digests: Ids) -> tuple[Numbers, Numbers, npt.NDArray[np.uint64]]:
+        """`_heads` of runs that are known. Raises LostError."""
+        heads = self._heads(digests)
+        if (heads[1] == ABSENT).any():
+            raise LostError
+        return heads
+
+    def _heads(self, digests: Ids) -> tuple[Numbers, Numbers, npt.NDArray[np.uint64]]:
+        """Where the identities of runs begin, how many they are and what they are mixed; ABSENT of lost ones."""
+        starts = self._starts.find(digests)
+        size = len(self._rows)
+        there = (starts != ABSENT) & (starts + _HEAD <= size)
+        if not there.any():
+            return starts, np.full(len(starts), ABSENT, np.int64), np.zeros(len(starts), np.uint64)
+        places = np.where(there, starts, 0)
+        digest, (counts, mixes) = self._rows[places].T, self._rows[places + 1].T
+        there &= (digest == digests).all(axis=0) & (counts > 0) & (counts <= size)
+        starts = starts + _HEAD
+        there &= starts + counts.astype(np.int64) <= size
+        return starts, np.where(there, counts.astype(np.int64), ABSENT), mixes
 
 
 def _packed(runs: Mapping[bytes, Ids]) -> tuple[Rows, npt.NDArray[np.int64]]:
     """The rows of runs, and where among them each begins."""
     parts: list[Rows] = []
     for digest, ids in runs.items():
-        parts += [np.array([_head(digest, ids.T)], np.uint64), ids.T]
-    sizes = [1 + ids.shape[1] for ids in runs.values()]
+        parts += [ids_of(digest).T, np.array([[ids.shape[1], mixed(ids)]], np.uint64), ids.T]
+    sizes = [_HEAD + ids.shape[1] for ids in runs.values()]
     return np.concatenate(parts), np.cumsum([0, *sizes[:-1]])
-
-
-def _head(digest: bytes, ids: Rows) -> list[int]:
-    """What stands before a run: another run's, or a part of one, does not."""
-    return [len(ids), int(np.bitwise_xor.reduce(ids, axis=None)) ^ int.from_bytes(digest[:8], "little")]

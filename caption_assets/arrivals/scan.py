@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 
 from caption_assets.arrivals.cursor import Cursor, Round
 from caption_assets.arrivals.runs import SeenRuns
@@ -16,7 +16,7 @@ from caption_assets.sources.base import Item, ListsInPages, Page, Run
 from caption_assets.sources.cache import cache_folder
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.folder_changes import FolderChanges
-from caption_assets.sources.identities import Ids, identities
+from caption_assets.sources.identities import Ids, identities, ids_of
 from caption_assets.sources.known import Known
 
 SCAN_SECONDS = 5.0
@@ -66,17 +66,14 @@ class Scan:
         self.round = cursor.round or Round(uuid.uuid4().hex, [("", "")], known.next)
         if self._begins:
             cursor.round = self.round
-        self.seen = Seen(
-            cache_folder("seen", lake, dataset), self.round.id, begins=cursor.round is None or self._begins
-        )
-        self._runs: SeenRuns | None = None
+        self._runs = SeenRuns(cache_folder("runs", lake, dataset), known) if isinstance(source, FolderSource) else None
+        folder, begins = cache_folder("seen", lake, dataset), cursor.round is None or self._begins
+        self.seen = Seen(folder, self.round.id, begins=begins, runs=self._runs)
         self._changes: FolderChanges | None = None
-        if isinstance(source, FolderSource):
-            self._runs = SeenRuns(cache_folder("runs", lake, dataset), known)
-            if cursor.long:
-                cursor.look = cursor.look or uuid.uuid4().hex
-                file = cache_folder("folders", lake, dataset) / "folders.json"
-                self._changes = FolderChanges(source, known.has_uris, file, cursor.look)
+        if isinstance(source, FolderSource) and cursor.long:
+            cursor.look = cursor.look or uuid.uuid4().hex
+            file = cache_folder("folders", lake, dataset) / "folders.json"
+            self._changes = FolderChanges(source, known.has_uris, file, cursor.look)
 
     def note(self, items: Sequence[Item]) -> Ids:
         """Take note that items are there; gives their identities."""
@@ -175,8 +172,10 @@ class Scan:
 
     def _page(self, page: Page) -> int:
         """Take a page; how many of its items are new."""
-        new = self._take(page.items, self.note(page.items)) + self._take_runs(page.runs)
-        self.note(page.unsettled)
+        new = self._take(page.items, self.note(page.items)) if page.items else 0
+        new += self._take_runs(page.runs)
+        if page.unsettled:
+            self.note(page.unsettled)
         self.round.listed += len(page.items) + sum(run.count for run in page.runs)
         self.round.whole = self.round.whole and page.whole
         return new
@@ -185,11 +184,11 @@ class Scan:
         """Take runs, whose items are made where they are not known; how many of them are new."""
         if not runs:
             return 0
-        known = self._runs.find(runs) if self._runs else [None] * len(runs)
-        for ids in known:
-            if ids is not None:
-                self.seen.add(ids)
-        unknown = [(run, run.items()) for run, ids in zip(runs, known, strict=True) if ids is None]
+        known = self._runs.find(runs) if self._runs else [False] * len(runs)
+        self.seen.add_runs(ids_of(b"".join(compress((run.digest for run in runs), known))))
+        unknown = [(run, run.items()) for run, is_known in zip(runs, known, strict=True) if not is_known]
+        if not unknown:
+            return 0
         items = [item for _, some in unknown for item in some]
         ids = self.note(items)
         if self._runs:

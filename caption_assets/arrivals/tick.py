@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from caption_assets.arrivals.cursor import Cursor
 from caption_assets.arrivals.gone import back_again, left_by_uri, left_of_round
 from caption_assets.arrivals.queue import Queue, Received
+from caption_assets.arrivals.runs import LostError
 from caption_assets.arrivals.scan import Scan
 from caption_assets.arrivals.waiting import read_waiting, wait_seconds, waited, write_waiting
 from caption_assets.config import BucketDataset, FolderDataset, PipelineConfig
@@ -207,14 +208,20 @@ class _Tick:
 
     def _end_round(self, *, is_told: bool) -> None:
         if self._scan.round.whole:
-            marked = departed(self._lake, self._dataset)
-            left = left_of_round(
-                self._lake, self._dataset, self._known, self._scan.seen, self._scan.round.first, marked
-            )
-            self._mark(left.gone, left.back)
-            if left.refused:
-                self._warn(f"nothing is marked as gone: {left.refused}")
+            self._mark_what_left()
         self._scan.end(is_told=is_told)
+
+    def _mark_what_left(self) -> None:
+        """Mark what a whole round did not see, and what is back."""
+        marked, first = departed(self._lake, self._dataset), self._scan.round.first
+        try:
+            left = left_of_round(self._lake, self._dataset, self._known, self._scan.seen, first, marked)
+        except LostError:
+            self._warn("what this round saw was lost; the next one tells what is gone")
+            return
+        self._mark(left.gone, left.back)
+        if left.refused:
+            self._warn(f"nothing is marked as gone: {left.refused}")
 
     def _mark(self, gone: Sequence[Departed], back: Sequence[Departed]) -> None:
         if gone or back:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import compress, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from caption_assets.sources.base import FetchError, Item, Page, Run, SortedKeys
 from caption_assets.sources.files import SIDECAR_LIMIT, FileFilter, with_columns
-from caption_assets.sources.folder_files import Listing, Looked, file_etag, path_of, uri_of
+from caption_assets.sources.folder_files import Listing, Looked, Piece, file_etag, leave_out, look, path_of, uri_of
 from caption_assets.sources.spool import LARGE, Body, Spool
 
-_log = logging.getLogger(__name__)
 _PAGE = 1000
 _PIECE = 1 << 20
+_AHEAD = 4
+"""Pages that are looked at before their turn, by one thread: of a second one's time most is waiting for the first."""
 _LOOKED_AT = 10_000
 """Files of a folder that are looked up together."""
 _BEHIND = "\U0010ffff"
@@ -44,14 +45,14 @@ class FolderSource:
         self.recursive = recursive
         self.settle_seconds = settle_seconds
         self.files = files or FileFilter()
-        self._left_out = 0
         self._root = str(folder).rstrip("/")
         self._start = len(self._root) + 1  # of what is relative in a path
 
     def scan(self) -> Iterator[Item]:
         """Files in order of their names. Raises FileNotFoundError where the folder is gone."""
-        for _, looked in self._pieces(self._root, ()):
-            yield from looked.apart(self.settle_seconds)[0].items(self.files)
+        for piece in self._pieces(self._root, ()):
+            for looked in look([piece]):
+                yield from looked.apart(self.settle_seconds)[0].items(self.files)
 
     def pages(self, after: str = "", until: str = "") -> Iterator[Page]:
         """Files in order of their names, part by part, behind a path below the folder.
@@ -60,15 +61,17 @@ class FolderSource:
             FileNotFoundError: the folder is gone.
         """
         del until
-        some: list[Looked] = []
-        count, left_out = 0, self._left_out
-        for names, looked in self._pieces(self._root, after.split("/") if after else ()):
-            some.append(looked)
-            count += len(names)
-            if count >= _PAGE:
-                yield self._page(some, f"{looked.listing.folder}/{names[-1]}"[self._start :], left_out)
-                some, count, left_out = [], 0, self._left_out
-        yield self._page(some, _BEHIND, left_out, last=True)
+        under_way: deque[tuple[list[Piece], Future[list[Looked]]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="looking") as pool:
+            try:
+                for batch in self._batches(after.split("/") if after else ()):
+                    under_way.append((batch, pool.submit(look, batch)))
+                    if len(under_way) > _AHEAD:
+                        yield self._page(*under_way.popleft())
+                while under_way:
+                    yield self._page(*under_way.popleft(), last=not under_way)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def look(self, folder: str, wanted: Callable[[Sequence[str]], Sequence[bool]]) -> tuple[list[str], Iterator[Page]]:
         """What is in one folder: the names of the folders below, and pages of the pictures whose URIs are wanted.
@@ -111,8 +114,10 @@ class FolderSource:
         except OSError as error:
             raise FetchError("unreadable", _reason(error)) from None
 
-    def _page(self, some: Sequence[Looked], after: str, left_out: int, *, last: bool = False) -> Page:
+    def _page(self, batch: Sequence[Piece], looking: Future[list[Looked]], *, last: bool = False) -> Page:
         """What was looked at: as runs where none of it is still being written."""
+        after = _BEHIND if last else f"{batch[-1].listing.folder}/{batch[-1].last}"[self._start :]
+        some = looking.result()
         runs: list[Run] = []
         items: list[Item] = []
         unsettled: list[Item] = []
@@ -125,10 +130,22 @@ class FolderSource:
                 unsettled += young.items(self.files)
             else:
                 runs.append(looked.run(self.files))
-        return Page(items, after, last, unsettled, whole=left_out == self._left_out, runs=runs)
+        return Page(items, after, last, unsettled, whole=all(looked.whole for looked in some), runs=runs)
 
-    def _pieces(self, folder: str, after: Sequence[str]) -> Iterator[tuple[list[str], Looked]]:
-        """Names of a folder that stand together, behind a place given as the names of its parts, and the pictures."""
+    def _batches(self, after: Sequence[str]) -> Iterator[list[Piece]]:
+        """Pieces for pages of like size behind a place; the last batch may be empty."""
+        batch: list[Piece] = []
+        count = 0
+        for piece in self._pieces(self._root, after):
+            batch.append(piece)
+            count += piece.count
+            if count >= _PAGE:
+                yield batch
+                batch, count = [], 0
+        yield batch
+
+    def _pieces(self, folder: str, after: Sequence[str]) -> Iterator[Piece]:
+        """What is in a folder and below it, behind a place given as the names of its parts."""
         listing = Listing.of(folder)
         first = after[0] if after else ""
         for names in listing.pieces(first, _PAGE):
@@ -138,12 +155,9 @@ class FolderSource:
                     if self.recursive:
                         yield from self._pieces(path, after[1:] if names[0] == first else ())
                 except OSError as error:
-                    self._leave_out(path, error)
+                    yield Piece(Listing(path, [], set()), (), whole=not leave_out(path, error))
             elif behind := names[names[0] == first :]:
-                yield behind, self._look_at(listing, behind)
-
-    def _look_at(self, listing: Listing, names: list[str]) -> Looked:
-        return Looked.at(listing, self._pictures(listing.folder, names), self._leave_out)
+                yield Piece(listing, self._pictures(folder, behind), behind[-1], len(behind))
 
     def _pictures(self, folder: str, names: list[str]) -> list[str]:
         """Those names of a folder's files that are a picture's."""
@@ -152,16 +166,9 @@ class FolderSource:
     def _pages_of(self, listing: Listing, names: list[str]) -> Iterator[Page]:
         """Pages of these pictures, each of which is an item."""
         for start in range(0, len(names) or 1, _PAGE):
-            left_out = self._left_out
-            looked = Looked.at(listing, names[start : start + _PAGE], self._leave_out)
+            (looked,) = look([Piece(listing, names[start : start + _PAGE])])
             settled, young = (part.items(self.files) for part in looked.apart(self.settle_seconds))
-            last = start + _PAGE >= len(names)
-            yield Page(settled, "", last, young, whole=left_out == self._left_out)
-
-    def _leave_out(self, path: str, error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # deleted while we looked, or a link to nothing
-            self._left_out += error.errno != errno.ELOOP  # a link to itself is no file that was
-            _log.warning("%s: left out of the scan: %s", path, _reason(error))
+            yield Page(settled, "", start + _PAGE >= len(names), young, whole=looked.whole)
 
 
 def _copied(file: BinaryIO) -> Spool:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import stat
 import time
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import compress
+from itertools import compress, islice
 from operator import attrgetter
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from pyarrow.fs import LocalFileSystem
 
 from caption_assets.sources.base import Item, Run
 from caption_assets.sources.files import FileFilter
@@ -24,10 +28,11 @@ _CUT = 512
 """One in so many names ends a piece of a folder that has more than a piece's, so that pieces after a new name are as
 they were."""
 
-_of_status = attrgetter("st_mode", "st_size", "st_mtime_ns")
-
-Failed = Callable[[str, OSError], None]
-"""Is told of a path that cannot be looked at."""
+_ENTRIES = 1000
+"""Of a folder, read at once."""
+_LOCAL = LocalFileSystem()
+_size_and_time = attrgetter("size", "mtime_ns")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,18 @@ class Listing:
         """Read it. No more than names: there may be millions. Raises OSError."""
         names: list[str] = []
         folders: set[str] = set()
-        with os.scandir(folder or "/") as entries:
-            for entry in entries:
-                name = entry.name
-                if name[0] == ".":
-                    continue
-                names.append(name)
-                try:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.add(name)
-                except OSError:
-                    pass  # looked at again, and told then
+        handle = os.open(folder or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with os.scandir(handle) as entries:  # which makes no paths
+                while some := list(islice(entries, _ENTRIES)):
+                    shown = [entry for entry in some if entry.name[0] != "."]
+                    names += [entry.name for entry in shown]
+                    try:
+                        folders.update([entry.name for entry in shown if entry.is_dir(follow_symlinks=False)])
+                    except OSError:
+                        folders.update(entry.name for entry in shown if _is_folder(entry))
+        finally:
+            os.close(handle)
         names.sort()
         return cls(folder, names, folders)
 
@@ -99,6 +105,21 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Names of a folder that stand together."""
+
+    listing: Listing
+    pictures: Sequence[str]
+    """Which of them are a picture's."""
+    last: str = ""
+    """The last one."""
+    count: int = 0
+    """Of all of them."""
+    whole: bool = True
+    """Whether the folder could be read."""
+
+
+@dataclass(frozen=True)
 class Looked:
     """Pictures of a folder as they were when they were looked at."""
 
@@ -106,30 +127,9 @@ class Looked:
     names: Sequence[str]
     sizes: Sequence[int]
     times: Sequence[int]
-    """When they were modified, in nanoseconds since 1970."""
-
-    @classmethod
-    def at(cls, listing: Listing, names: Sequence[str], failed: Failed) -> Looked:
-        """Look at these names; what is no file, or cannot be looked at, is left out."""
-        if not names:
-            return cls(listing, (), (), ())
-        try:
-            handle = os.open(listing.folder or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            failed(listing.folder, error)
-            return cls(listing, (), (), ())
-        try:
-            found = [_of_status(os.stat(name, dir_fd=handle)) for name in names]
-        except OSError:
-            there = [(name, _look(listing.folder, name, handle, failed)) for name in names]
-            names, found = [name for name, each in there if each], [each for _, each in there if each]
-        finally:
-            os.close(handle)
-        modes, sizes, times = zip(*found, strict=True) if found else ((), (), ())
-        looked = cls(listing, names, sizes, times)
-        if {*map(stat.S_IFMT, modes)} - {stat.S_IFREG}:  # a pipe would block its reader
-            return looked._of([stat.S_ISREG(mode) for mode in modes])
-        return looked
+    """When they were modified, in nanoseconds since 1970, as 64 bits hold them."""
+    whole: bool = True
+    """Whether all could be looked at."""
 
     def apart(self, seconds: float) -> tuple[Looked, Looked]:
         """Those that are settled, and those that were changed within so many seconds and may still be being written.
@@ -146,7 +146,7 @@ class Looked:
     def _of(self, chosen: Sequence[bool]) -> Looked:
         """Only the chosen ones."""
         sizes, times = (tuple(compress(each, chosen)) for each in (self.sizes, self.times))
-        return Looked(self.listing, tuple(compress(self.names, chosen)), sizes, times)
+        return Looked(self.listing, tuple(compress(self.names, chosen)), sizes, times, self.whole)
 
     def items(self, files: FileFilter) -> list[Item]:
         """The items, in the order of their names."""
@@ -163,18 +163,48 @@ class Looked:
 
     def run(self, files: FileFilter) -> Run:
         """What they are recognised by: all that makes them the items that they are."""
-        try:
-            numbers = array("q", self.sizes).tobytes() + array("q", self.times).tobytes()
-        except OverflowError:  # times from 2262 on
-            numbers = repr((self.sizes, self.times)).encode()
+        numbers = array("q", self.sizes).tobytes() + array("q", self.times).tobytes()
         names = os.fsencode("\0".join([self.listing.folder, *self.names]))
         digest = hashlib.blake2b(names + b"\0\0" + numbers, digest_size=16).digest()
         return Run(digest, len(self.names), lambda: self.items(files))
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False  # looked at again, and told then
+
+
+def look(pieces: Sequence[Piece]) -> list[Looked]:
+    """Look at the pictures of pieces; what is no file, or cannot be looked at, is left out.
+
+    The system is asked for all of them at once, without the interpreter, which other threads may have.
+    """
+    paths = [f"{piece.listing.folder}/{name}" for piece in pieces for name in piece.pictures]
+    try:
+        found = list(map(_size_and_time, _LOCAL.get_file_info(paths)))
+    except (OSError, ValueError):  # of one of them, whose name may be no UTF-8 text
+        found = [(None, None)] * len(paths)
+    start, looked = 0, []
+    for piece in pieces:
+        end = start + len(piece.pictures)
+        looked.append(_looked(piece, found[start:end]))
+        start = end
+    return looked
+
+
+def leave_out(path: str, error: OSError) -> bool:
+    """Tell that a path cannot be looked at; whether something that was there may be missed."""
+    if isinstance(error, FileNotFoundError):  # deleted while we looked, or a link to nothing
+        return False
+    _log.warning("%s: left out of the scan: %s", path, error.strerror or type(error).__name__)
+    return error.errno != errno.ELOOP  # a link to itself is no file that was
+
+
 def file_etag(status: os.stat_result) -> str:
     """A file's size and modification time in nanoseconds."""
-    return _etag(status.st_size, status.st_mtime_ns)
+    return _etag(status.st_size, _in_64_bits(status.st_mtime_ns))
 
 
 def _etag(size: int, modified: int) -> str:
@@ -195,12 +225,35 @@ def path_of(uri: str) -> str | bytes:
     return unquote_to_bytes(uri.removeprefix(_ESCAPED)) if uri.startswith(_ESCAPED) else uri
 
 
-def _look(folder: str, name: str, handle: int, failed: Failed) -> tuple[int, int, int] | None:
-    try:
-        return _of_status(os.stat(name, dir_fd=handle))
-    except OSError as error:
-        failed(f"{folder}/{name}", error)
-        return None
+def _looked(piece: Piece, found: Sequence[tuple[int | None, int | None]]) -> Looked:
+    """A piece, looked at: what is not known to be a file is looked at by itself."""
+    names, whole = piece.pictures, piece.whole
+    if not names:
+        return Looked(piece.listing, (), (), (), whole)
+    sizes, times = zip(*found, strict=True)
+    if None in sizes or None in times:
+        found = list(found)
+        for place, name in enumerate(names):
+            if None in found[place]:
+                path = f"{piece.listing.folder}/{name}"
+                try:
+                    found[place] = _of_file(os.stat(path))
+                except OSError as error:
+                    whole = not leave_out(path, error) and whole
+        files = [size is not None for size, _ in found]
+        names = list(compress(names, files))
+        sizes, times = zip(*compress(found, files), strict=True) if names else ((), ())
+    return Looked(piece.listing, names, sizes, times, whole)
+
+
+def _of_file(status: os.stat_result) -> tuple[int | None, int | None]:
+    """Size and time of a file; of anything else, which might block its reader, none."""
+    return (status.st_size, _in_64_bits(status.st_mtime_ns)) if stat.S_ISREG(status.st_mode) else (None, None)
+
+
+def _in_64_bits(nanoseconds: int) -> int:
+    """A time as 64 bits hold it: from 2262 on it is another one, which is as good to tell versions apart."""
+    return (nanoseconds + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _modified(nanoseconds: int) -> datetime | None:

@@ -203,6 +203,11 @@ class IdentityTables:
                 file_.unlink(missing_ok=True)  # who has it open keeps it
 
 
+def mixed(ids: Ids) -> int:
+    """Both halves of all identities, by exclusive or; 0 of none."""
+    return int(np.bitwise_xor.reduce(np.bitwise_xor.reduce(ids, axis=1)))
+
+
 def sorted_table(ids: Ids, numbers: Numbers) -> npt.NDArray[np.uint64]:
     """Identities and numbers as `find_in` wants them, in the order of the first half; shape (3, n)."""
     return np.vstack([ids, numbers.astype(np.uint64)])[:, np.argsort(ids[0])]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from caption_assets.sources import folder as folder_module
 from caption_assets.sources import folder_changes
-from caption_assets.sources.folder_files import Failed, Listing, Looked
+from caption_assets.sources.folder_files import Looked, Piece
 from caption_assets_tests.arrivals.world import Watch, config_of
 from caption_assets_tests.sources.s3_stub import S3Stub, s3_stub
 from caption_assets_tests.sources.test_source_folder import touch
@@ -101,14 +101,15 @@ def test_a_file_written_to_in_its_place_is_found_by_the_scan(home: Path, monkeyp
 def test_of_a_big_folder_only_unknown_names_are_looked_at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = quiet(home, monkeypatch)
     monkeypatch.setattr(folder_changes, "_SMALL", 3)
+    monkeypatch.setattr(folder_module, "_AHEAD", 0)
     looked: list[str] = []
-    real = Looked.at
+    real = folder_module.look
 
-    def at(listing: Listing, names: list[str], failed: Failed) -> Looked:
-        looked.extend(names)
-        return real(listing, names, failed)
+    def look(pieces: Sequence[Piece]) -> list[Looked]:
+        looked.extend(name for piece in pieces for name in piece.pictures)
+        return real(pieces)
 
-    monkeypatch.setattr(Looked, "at", at)
+    monkeypatch.setattr(folder_module, "look", look)
     add(home, "5/new.jpg")
     assert ticks.tick().new_items == 1
     assert "new.jpg" in looked

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from caption_assets.arrivals import runs as runs_module
+from caption_assets.arrivals import seen as seen_module
 from caption_assets.lake.store import Lake
 from caption_assets.sources import folder as folder_module
 from caption_assets.sources import folder_files
@@ -19,6 +21,7 @@ from caption_assets.sources.cache import cache_folder
 from caption_assets.sources.files import FileFilter
 from caption_assets.sources.folder import FolderSource
 from caption_assets.sources.folder_files import Looked
+from caption_assets.sources.identities import ids_of
 from caption_assets.sources.known import Known
 from caption_assets_tests.arrivals.world import Watch
 from caption_assets_tests.sources.test_source_folder import touch
@@ -129,8 +132,58 @@ def test_the_identities_of_another_run_are_not_taken(ticks: Watch) -> None:
         seen = runs_module.SeenRuns(folder, known)
         seen.add(run, ids[:, start : start + 4])
         seen.store()
-    found = runs_module.SeenRuns(folder, known).find([one, other])
-    assert [each is not None for each in found] == [False, True]
+    assert runs_module.SeenRuns(folder, known).find([one, other]) == [False, True]
+
+
+def test_damage_that_shows_late_marks_nothing_as_gone(ticks: Watch, made: list[str], tmp_path: Path) -> None:
+    (file,) = cache_folder("runs", ticks.lake, "d").glob("*.rows")
+    rows = np.fromfile(file, np.uint64).reshape(-1, 2)
+    rows[-1, 0] += np.uint64(1)
+    rows.tofile(file)
+    (tmp_path / "in/0/00.jpg").unlink()
+    (note,) = [note for each in ticks.until_quiet() for note in each.notes if "lost" in note]
+    assert note == "what this round saw was lost; the next one tells what is gone"
+    assert not ticks.gone
+    made.clear()
+    ticks.until_quiet()
+    assert len(made) == 16, "all that was kept before"
+    assert list(ticks.gone) == [str(tmp_path / "in/0/00.jpg")]
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 5])
+def test_what_is_gone_is_told_by_a_round_of_any_number_of_ticks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(folder_module, "_PAGE", 2)
+    monkeypatch.setattr(seen_module, "_LARGEST", 3)
+    for number in range(30):
+        touch(tmp_path / f"in/{number // 5}/{number}.jpg", mtime=LONG_AGO)
+    ticks = Watch(tmp_path, kind="folder", path="in", settle_seconds=0, scan_seconds=seconds)
+    ticks.until_quiet()
+    for name in ("0/3", "2/10", "2/11"):
+        (tmp_path / f"in/{name}.jpg").unlink()
+    ticks.until_quiet()
+    ticks.until_quiet()
+    assert sorted(uri[-6:-4] for uri in ticks.gone) == ["/3", "10", "11"]
+    touch(tmp_path / "in/2/11.jpg", mtime=LONG_AGO)
+    ticks.until_quiet()
+    ticks.until_quiet()
+    assert sorted(uri[-6:-4] for uri in ticks.gone) == ["/3", "10"]
+
+
+@pytest.mark.parametrize("change", [lambda home: None, lambda home: (home / "in/4/43.jpg").unlink()], ids=["no", "yes"])
+def test_where_all_is_there_nothing_is_looked_up(
+    ticks: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
+) -> None:
+    looked: list[int] = []
+    real = seen_module.Seen.has
+    monkeypatch.setattr(seen_module.Seen, "has", lambda self, ids: looked.append(ids.shape[1]) or real(self, ids))
+    change(tmp_path)
+    ticks.until_quiet()
+    assert bool(looked) == bool(ticks.gone)
+    looked.clear()
+    ticks.until_quiet()
+    assert not looked, "what is marked is not missed again"
 
 
 def test_nothing_of_another_lake_in_the_same_place_is_believed(ticks: Watch, made: list[str]) -> None:
@@ -174,8 +227,8 @@ def test_two_daemons_share_what_is_kept(ticks: Watch, made: list[str], tmp_path:
     other.add(run, ids)
     other.store()
     again = runs_module.SeenRuns(cache_folder("runs", ticks.lake, "d"), known)
-    (found,) = again.find([run])
-    assert found is not None
+    assert again.find([run]) == [True]
+    (found,) = again.identities(ids_of(run.digest), most=100)
     assert set(found[0].tolist()) == set(ids[0].tolist())
     assert of_round(ticks, made) == []
 

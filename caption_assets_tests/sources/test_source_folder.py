@@ -5,9 +5,11 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from caption_assets.sources import folder_files
 from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.folder import FolderSource
 
@@ -128,6 +130,35 @@ def test_a_file_that_vanishes_during_the_scan_is_left_out(folder: Path) -> None:
     (folder / "b").rmdir()
     (folder / "c.jpg").unlink()
     assert names([first, *items], folder) == ["a/1.jpg"]
+
+
+def test_a_file_that_cannot_be_looked_at_costs_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1.jpg", "a/3.jpg", os.fsdecode(b"b/\xff.jpg"), "c/4.jpg"):
+        touch(folder / name)
+    os.mkfifo(folder / "a/2.jpg")
+    real = os.stat
+
+    def stat(path: str, **options: Any) -> os.stat_result:
+        if path.endswith("2.jpg"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, **options)
+
+    monkeypatch.setattr(folder_files.os, "stat", stat)
+    (page,) = FolderSource(folder).pages()
+    found = [item for run in page.runs for item in run.items()]
+    assert [(item.uri[-5:], item.size) for item in found] == [("1.jpg", 1), ("3.jpg", 1), ("F.jpg", 1), ("4.jpg", 1)]
+    assert not page.whole
+
+
+@pytest.mark.parametrize("nanoseconds", [-1, -1_000_000_001, 0, 10_413_792_000_000_000_007])
+def test_any_time_tells_versions_apart(folder: Path, nanoseconds: int) -> None:
+    touch(folder / "a.jpg")
+    os.utime(folder / "a.jpg", ns=(nanoseconds, nanoseconds))
+    (item,) = scan(folder)
+    assert FolderSource(folder).fetch(item.uri, item.etag) == b"x"
+    os.utime(folder / "a.jpg", ns=(nanoseconds - 1, nanoseconds - 1))
+    (other,) = scan(folder)
+    assert other.etag != item.etag
 
 
 def test_a_scan_of_no_folder_says_so(folder: Path) -> None:
