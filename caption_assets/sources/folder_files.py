@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import compress, islice
-from operator import attrgetter
+from typing import cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pyarrow.fs import LocalFileSystem
@@ -31,7 +31,6 @@ they were."""
 _ENTRIES = 1000
 """Of a folder, read at once."""
 _LOCAL = LocalFileSystem()
-_size_and_time = attrgetter("size", "mtime_ns")
 _log = logging.getLogger(__name__)
 
 
@@ -182,14 +181,17 @@ def look(pieces: Sequence[Piece]) -> list[Looked]:
     The system is asked for all of them at once, without the interpreter, which other threads may have.
     """
     paths = [f"{piece.listing.folder}/{name}" for piece in pieces for name in piece.pictures]
+    sizes: list[int | None]
+    times: list[int | None]
     try:
-        found = list(map(_size_and_time, _LOCAL.get_file_info(paths)))
+        found = _LOCAL.get_file_info(paths)
+        sizes, times = [each.size for each in found], [each.mtime_ns for each in found]  # no pairs for the collector
     except (OSError, ValueError):  # of one of them, whose name may be no UTF-8 text
-        found = [(None, None)] * len(paths)
+        sizes = times = [None] * len(paths)
     start, looked = 0, []
     for piece in pieces:
         end = start + len(piece.pictures)
-        looked.append(_looked(piece, found[start:end]))
+        looked.append(_looked(piece, sizes[start:end], times[start:end]))
         start = end
     return looked
 
@@ -225,14 +227,11 @@ def path_of(uri: str) -> str | bytes:
     return unquote_to_bytes(uri.removeprefix(_ESCAPED)) if uri.startswith(_ESCAPED) else uri
 
 
-def _looked(piece: Piece, found: Sequence[tuple[int | None, int | None]]) -> Looked:
+def _looked(piece: Piece, sizes: Sequence[int | None], times: Sequence[int | None]) -> Looked:
     """A piece, looked at: what is not known to be a file is looked at by itself."""
     names, whole = piece.pictures, piece.whole
-    if not names:
-        return Looked(piece.listing, (), (), (), whole)
-    sizes, times = zip(*found, strict=True)
     if None in sizes or None in times:
-        found = list(found)
+        found = list(zip(sizes, times, strict=True))
         for place, name in enumerate(names):
             if None in found[place]:
                 path = f"{piece.listing.folder}/{name}"
@@ -243,7 +242,7 @@ def _looked(piece: Piece, found: Sequence[tuple[int | None, int | None]]) -> Loo
         files = [size is not None for size, _ in found]
         names = list(compress(names, files))
         sizes, times = zip(*compress(found, files), strict=True) if names else ((), ())
-    return Looked(piece.listing, names, sizes, times, whole)
+    return Looked(piece.listing, names, cast("Sequence[int]", sizes), cast("Sequence[int]", times), whole)
 
 
 def _of_file(status: os.stat_result) -> tuple[int | None, int | None]:

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import pyvips
 from aiohttp import web
 from PIL import Image
 
@@ -46,6 +47,8 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "png_deep": (HUNDRED, "RGB;16", "PNG", {}),
     "png_deep_alpha": (HUNDRED, "RGBA;16", "PNG", {}),
     "tiff_deep_one_strip": (HUNDRED, "RGB;16", "TIFF", {}),
+    "png_interlaced": (HUNDRED, "RGB;16", "PNG", {"interlace": True}),
+    "png_interlaced_alpha": (HUNDRED, "RGBA", "PNG", {"interlace": True}),
     "png_alpha": (HUNDRED, "RGBA", "PNG", {"compress_level": 1}),
     "tiff_lzw": (HUNDRED, "RGB", "TIFF", {"compression": "tiff_lzw"}),
     "tiff_alpha": (HUNDRED, "RGBA", "TIFF", {"compression": "tiff_lzw"}),
@@ -89,7 +92,13 @@ def picture(size: tuple[int, int], mode: str) -> Image.Image:
 
 
 def file_of(size: tuple[int, int], mode: str, format_name: str, options: dict[str, Any]) -> bytes:
-    """A picture's file; of sixteen bits a sample, which Pillow does not write, by OpenCV: a TIFF in one strip."""
+    """A picture's file; what Pillow does not write, sixteen bits a sample and interlacing, by OpenCV and libvips."""
+    if "interlace" in options:
+        values = np.asarray(picture(size, mode.removesuffix(";16"))).astype(
+            np.uint16 if mode.endswith(";16") else np.uint8
+        )
+        made: bytes = pyvips.Image.new_from_array(values).pngsave_buffer(compression=1, **options)
+        return made
     if not mode.endswith(";16") or mode == "I;16":
         return encode(picture(size, mode), format_name, **options)
     values = np.asarray(picture(size, mode.removesuffix(";16"))).astype(np.uint16) * 257

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -81,6 +82,77 @@ def test_every_filter_is_undone(pixels: bytes, width: int, rows: int, filters: l
     assert np.array_equal(joined, np.asarray(whole(data)))
 
 
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+KINDS = {"L": 0, "RGB": 2, "P": 3, "LA": 4, "RGBA": 6}
+
+
+def interlaced(mode: str, bits: int, width: int, height: int, chunks: bytes = b"", seed: int = 7) -> bytes:
+    """An interlaced PNG of any filters and values (of a palette's first hundred)."""
+    rng, stream = np.random.default_rng(seed), b""
+    for left, top, across, down in ADAM7:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        for _ in range(rows if columns > 0 else 0):
+            values = rng.integers(0, 100 if mode == "P" else 256, columns * len(mode) * bits // 8, np.uint8)
+            stream += bytes([0 if mode == "P" else rng.integers(5)]) + values.tobytes()
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, KINDS[mode], 0, 0, 1))
+    palette = png_chunk(b"PLTE", rng.bytes(300)) if mode == "P" else b""
+    pixels = zlib.compress(stream)
+    parts = [png_chunk(b"IDAT", pixels[start : start + 777]) for start in range(0, len(pixels), 777)]
+    return b"\x89PNG\r\n\x1a\n" + header + palette + chunks + b"".join(parts) + png_chunk(b"IEND", b"")
+
+
+EVERY_KIND = [("L", 8), ("RGB", 8), ("P", 8), ("LA", 8), ("RGBA", 8), ("RGB", 16), ("RGBA", 16)]
+
+
+@pytest.mark.parametrize(("mode", "bits"), EVERY_KIND)
+@pytest.mark.parametrize("rows", [1, 3, 8, 13, 100])
+@pytest.mark.parametrize(("width", "height"), [(61, 47), (1, 1), (2, 9), (9, 2), (5, 1), (1, 5), (3, 3), (8, 8)])
+def test_an_interlaced_one_is_woven(mode: str, bits: int, rows: int, width: int, height: int) -> None:
+    data = interlaced(mode, bits, width, height)
+    found = list(BandedPng(data).bands(rows))
+    assert [band.height for band in found] == [min(rows, height - top) for top in range(0, height, rows)]
+    assert np.array_equal(np.concatenate([np.asarray(band) for band in found]), np.asarray(whole(data)))
+    assert {band.mode for band in found} == {whole(data).mode}
+    assert {bytes(band.getpalette() or []) for band in found} == {bytes(whole(data).getpalette() or [])}
+
+
+@pytest.mark.parametrize(("mode", "bits"), EVERY_KIND)
+def test_a_big_interlaced_one_comes_out_as_a_small_one(mode: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    chunks = png_chunk(b"eXIf", exif.tobytes()[6:])
+    if (mode, bits) in {("L", 8), ("RGB", 8), ("P", 8)}:
+        chunks += png_chunk(b"tRNS", bytes(range(0, 200, 2)) if mode == "P" else bytes([0, 50] * len(mode)))
+    assert_same_in_bands(interlaced(mode, bits, 301, 203, chunks), monkeypatch)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9, 0.99])
+def test_a_truncated_interlaced_one_is_told(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
+    data = interlaced("RGB", 8, 61, 47)
+    with pytest.raises(DecodeError) as caught:
+        decode(data[: int(len(data) * share)], max_megapixels=1, target_pixels=1024)
+    assert caught.value.kind == "truncated"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
+def test_a_damaged_interlaced_one_is_told(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "WHOLE_PIXELS", 100)
+    data = bytearray(interlaced("RGB", 8, 61, 47))
+    data[int(len(data) * share)] ^= 0xFF
+    with pytest.raises(DecodeError) as caught:
+        decode(bytes(data), max_megapixels=1, target_pixels=1024)
+    assert caught.value.kind in {"unreadable", "truncated"}  # by whether a chunk's length is what is damaged
+
+
+def test_rows_that_are_missing_are_told() -> None:
+    """A stream that ends too early in a file that does not."""
+    data = interlaced("RGB", 8, 61, 47)
+    taller = data[:16] + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 61, 48, 8, 2, 0, 0, 1))[8:] + data[33:]
+    with pytest.raises(OSError, match="truncated"):
+        list(BandedPng(taller).bands(8))
+
+
 def assert_same_in_bands(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is the same picture whether it counts as small or as big."""
     small = decode(data, max_megapixels=10, target_pixels=2000)
@@ -143,11 +215,17 @@ def test_a_damaged_one_is_told(bits: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.kind == "unreadable"
 
 
-def test_a_bomb_inflates_no_further_than_its_picture() -> None:
+@pytest.mark.parametrize("interlacing", [0, 1])
+def test_a_bomb_inflates_no_further_than_its_picture(interlacing: int) -> None:
     bomb = zlib.compress(bytes(100_000_000), 9)
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10, 10, 8, 2, 0, 0, 0))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10, 10, 8, 2, 0, 0, interlacing))
     data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", bomb) + png_chunk(b"IEND", b"")
-    assert sum(len(piece) for piece in BandedPng(data)._inflated(310)) <= 620
+    list(BandedPng(data).bands(10))
+    tracemalloc.start()
+    list(BandedPng(data).bands(10))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3_000_000
 
 
 def test_rows_that_are_no_rows_are_told() -> None:
