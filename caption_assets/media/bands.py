@@ -1,9 +1,9 @@
 """Big pictures, a band of rows at a time, by format in the way that takes the least memory.
 
-PNG, BMP and TIFF are never decoded as a whole, and opaque WebP is shrunk as it is decoded. AVIF and HEIC are decoded
-to luma and chroma, a line of tiles at a time. The decoders of transparent WebP and JPEG XL know no other way than the
-whole picture; from them, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without the copies that
-Pillow would make.
+PNG and BMP are never decoded as a whole, TIFF hardly ever, and opaque WebP is shrunk as it is decoded. AVIF and HEIC are
+decoded to luma and chroma, a line of tiles at a time. The decoders of transparent WebP and JPEG XL know no other way than
+the whole picture; from them, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without the copies
+that Pillow would make.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _FLAT = frozenset({"1", "L", "P"})
 """Modes of a byte a pixel, for which bands are not worth it."""
 _PLAIN = frozenset({(2, "RGB"), (2, "RGBA"), (5, "CMYK")})
 """How a TIFF's colours may be stored for its rows to be values of these modes."""
-_BY_ROWS = frozenset({5, 8, 32773, 32946})
-"""LZW, Deflate and PackBits: a strip of these is decoded as far as it is asked for."""
+_BY_ROWS = frozenset({5, 32773})
+"""LZW and PackBits: libtiff decodes a strip of these as far as it is asked for."""
 _TURNED = (1, 8, 3, 6)
 """Orientation as EXIF has it, by quarter turns anticlockwise."""
 _MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
@@ -111,7 +111,7 @@ def _tiff(opened: Image.Image, data: Bytes) -> Bands | None:
         tiff = BandedTiff(data, tags, tags.prefix)
     except InOnePieceError:
         return _tiff_in_one_piece(data, opened.mode, size, tags)
-    return Bands(size, BAND_BYTES + 8 * tiff.piece_pixels, tiff.bands)
+    return Bands(size, BAND_BYTES + tiff.working, tiff.bands)
 
 
 def _tiff_in_one_piece(data: Any, mode: str, size: tuple[int, int], tags: Any) -> Bands | None:

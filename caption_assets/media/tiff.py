@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from caption_assets.media.tiff_streams import DEFLATE, STREAMS, stream_rows
 from caption_assets.sources.spool import Bytes
 
 WIDTH, LENGTH, ORIENTATION = 256, 257, 274
@@ -22,19 +24,22 @@ _SAMPLES = 277
 STRIPS, _STRIP_ROWS, _STRIP_SIZES = 273, 278, 279
 _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_SIZES = 322, 323, 324, 325
 _JPEG_TABLES = 347
-_COPIED = (BITS, COMPRESSION, PHOTOMETRIC, 266, _SAMPLES, PLANAR, 317, EXTRA, 339, 530)
+_FILL_ORDER = 266
+_COPIED = (BITS, COMPRESSION, PHOTOMETRIC, _FILL_ORDER, _SAMPLES, PLANAR, 317, EXTRA, 339, 530)
 """Those whose values are SHORTs: how the samples are stored, their predictor, what extra ones mean."""
 _RAW, _JPEG = 1, 7
-_COMPRESSIONS = frozenset({_RAW, 5, _JPEG, 8, 32773, 32946, 34925, 50000, 50001})
-"""LZW, Deflate, PackBits, LZMA, Zstandard and WebP besides; not the old JPEG, whose strips share a file."""
+_COMPRESSIONS = frozenset({_RAW, 5, _JPEG, 32773, 50001, *STREAMS})
+"""LZW, PackBits and WebP besides; not the old JPEG, whose strips share a file."""
 _YCBCR = 6
 _SEPARATE = 2
 _PIECE = 1 << 20
+_BIG_PIXELS = 1_000_000
+"""A strip of more is not decoded as a whole, where its compression lets one choose."""
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 
 
 class InOnePieceError(ValueError):
-    """A TIFF of a single compressed strip, or row of tiles."""
+    """A TIFF of a single strip, or row of tiles, of a compression that is not known here."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class _Piece:
 
 
 class BandedTiff:
-    """A TIFF whose rows stand in more than one strip or row of tiles, or uncompressed.
+    """A TIFF whose rows stand in more than one strip or row of tiles, or may be had one after another.
 
     Args:
         data: the file.
@@ -67,10 +72,13 @@ class BandedTiff:
         self._tiled = _TILES in tags
         self._planes = int(tags.get(_SAMPLES, 1)) if tags.get(PLANAR) == _SEPARATE else 1
         self._pieces = self._found(split=compression == _RAW and self._planes == 1 and not self._tiled)
-        if len(self._pieces) < 2:
+        biggest = self.width * max(piece.rows for piece in self._pieces)
+        plain = not self._tiled and self._planes == 1 and tags.get(_FILL_ORDER, 1) == 1
+        self._streamed = compression if plain and compression in STREAMS and biggest > _BIG_PIXELS else None
+        if len(self._pieces) < 2 and self._streamed is None:
             raise InOnePieceError("all in one piece")
-        self.piece_pixels = self.width * max(piece.rows for piece in self._pieces)
-        """Of what is decoded at once at least."""
+        self.working = STREAMS[self._streamed] if self._streamed else 8 * biggest
+        """Bytes that decoding takes besides the bands: for two copies of a piece, or to decompress a stream."""
 
     def bands(self, rows: int) -> Iterator[Image.Image]:
         """The picture from top to bottom as it is stored, not turned, `rows` rows at a time.
@@ -114,8 +122,7 @@ class BandedTiff:
 
     def _split(self, offsets: tuple[int, ...], rows: int) -> list[_Piece]:
         """Uncompressed strips in pieces of about a megabyte."""
-        bits = _tuple(self._tags.get(BITS, 1))
-        row = -(-self.width * (sum(bits) if len(bits) > 1 else bits[0] * int(self._tags.get(_SAMPLES, 1))) // 8)
+        row = self._row_bytes()
         most = min(rows, max(1, _PIECE // row))
         return [
             _Piece(count, ((offset + start * row, count * row),))
@@ -125,8 +132,17 @@ class BandedTiff:
             for count in [min(most, height - start)]
         ]
 
+    def _row_bytes(self) -> int:
+        """Of a row that holds all samples of its pixels."""
+        bits = _tuple(self._tags.get(BITS, 1))
+        return -(-self.width * (sum(bits) if len(bits) > 1 else bits[0] * int(self._tags.get(_SAMPLES, 1))) // 8)
+
     def _chunks(self, rows: int) -> Iterator[Image.Image]:
-        """The pieces, as many alike at once as make up `rows` rows."""
+        """The pieces, as many alike at once as make up `rows` rows; of streams, so many rows of each."""
+        if self._streamed:
+            for piece in self._pieces:
+                yield from self._stream(piece, self._streamed, rows)
+            return
         start = 0
         while start < len(self._pieces):
             end, height = start + 1, self._pieces[start].rows
@@ -136,6 +152,14 @@ class BandedTiff:
             yield self._decode(self._pieces[start:end], height)
             start = end
 
+    def _stream(self, piece: _Piece, compression: int, rows: int) -> Iterator[Image.Image]:
+        """A strip, so many rows at a time: of decompressed rows, which a predictor may refer to, but not to others."""
+        ((place, size),) = piece.parts
+        counts = [min(rows, piece.rows - top) for top in range(0, piece.rows, rows)]
+        found = stream_rows(self._data, place, size, compression, self._row_bytes(), counts)
+        for count, data in zip(counts, found, strict=True):
+            yield self._image([zlib.compress(data, 0)], count, count, DEFLATE)
+
     def _decode(self, pieces: list[_Piece], height: int) -> Image.Image:
         by_plane = [piece.parts for piece in pieces]
         across = len(by_plane[0]) // self._planes
@@ -143,11 +167,15 @@ class BandedTiff:
         stored = [self._data[offset : offset + size] for offset, size in parts]
         if any(len(data) < size for data, (_, size) in zip(stored, parts)):
             raise OSError("image file is truncated")
-        with Image.open(io.BytesIO(self._file(stored, pieces[0].rows, height)), formats=("TIFF",)) as image:
+        return self._image(stored, pieces[0].rows, height, int(self._tags.get(COMPRESSION, _RAW)))
+
+    def _image(self, stored: list[bytes], rows: int, height: int, compression: int) -> Image.Image:
+        data = self._file(stored, rows, height, compression)
+        with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
             image.load()
             return image
 
-    def _file(self, stored: list[bytes], rows: int, height: int) -> bytes:
+    def _file(self, stored: list[bytes], rows: int, height: int, compression: int) -> bytes:
         """A TIFF of these strips or tiles."""
         place, places = 8, []
         for data in stored:
@@ -157,7 +185,7 @@ class BandedTiff:
         entries: dict[int, tuple[int, Any]] = {
             tag: (_SHORT, _tuple(self._tags[tag])) for tag in _COPIED if tag in self._tags
         }
-        entries |= {WIDTH: (_LONG, (self.width,)), LENGTH: (_LONG, (height,))}
+        entries |= {WIDTH: (_LONG, (self.width,)), LENGTH: (_LONG, (height,)), COMPRESSION: (_SHORT, (compression,))}
         if self._tiled:
             entries |= {tag: (_LONG, (int(self._tags[tag]),)) for tag in (_TILE_WIDTH, _TILE_LENGTH)}
             entries |= {_TILES: (_LONG, places), _TILE_SIZES: (_LONG, sizes)}

@@ -138,7 +138,7 @@ class Spool:
     def open(self) -> IO[bytes]:
         """The bytes as a file to read. Any number may be open; a Spool that is closed ends them."""
         view = self.view()
-        return io.BytesIO(view) if isinstance(view, bytes) else io.BufferedReader(_Reader(view), _PIECE // 4)
+        return io.BytesIO(view) if isinstance(view, bytes) else io.BufferedReader(Part(view), _PIECE // 4)
 
     def close(self) -> None:
         """Forget the bytes."""
@@ -195,29 +195,43 @@ class _View:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class _Reader(io.RawIOBase):
-    """A view as a file of its own."""
+class Part(io.RawIOBase):
+    """Bytes from one place to another, as a file of its own.
 
-    def __init__(self, view: Bytes) -> None:
-        self._view, self._place = view, 0
+    Args:
+        view: all of them.
+        begin: the first place.
+        end: the one behind the last; None: all that there are.
+    """
+
+    def __init__(self, view: Bytes, begin: int = 0, end: int | None = None) -> None:
+        self._view, self._begin = view, begin
+        self._size = max(0, min(len(view), len(view) if end is None else end) - begin)
+        self._place = 0
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def seekable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._view[self._place : self._place + len(buffer)]
+        """The next bytes, as many as the buffer has room for or as are left."""
+        count = max(0, min(len(buffer), self._size - self._place))
+        data = self._view[self._begin + self._place : self._begin + self._place + count]
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self._view)}[whence])
+        """Go to a place."""
+        self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence])
         return self._place
 
     def tell(self) -> int:
+        """The place."""
         return self._place
 
 

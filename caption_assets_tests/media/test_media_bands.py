@@ -32,6 +32,7 @@ def small_and_big(data: bytes, monkeypatch: pytest.MonkeyPatch, target_pixels: i
         patch.setattr(bands, "COPIED_PIXELS", 1000)
         patch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
         patch.setattr("caption_assets.media.tiff._PIECE", 4000)
+        patch.setattr("caption_assets.media.tiff._BIG_PIXELS", 20_000)
 
         def watched(opened: Image.Image, file: Bytes, size: tuple[int, int]) -> bands.Bands | None:
             big = bands_of(opened, file, size)
