@@ -2,8 +2,8 @@
 
 PNG and BMP are never decoded as a whole, TIFF hardly ever, and opaque WebP is shrunk as it is decoded. AVIF and HEIC
 are decoded to luma and chroma, a line of tiles at a time. The decoders of transparent WebP and JPEG XL know no other
-way than the whole picture; from them, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without the
-copies that Pillow would make.
+way than the whole picture; from them, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without
+the copies that Pillow would make.
 """
 
 from __future__ import annotations

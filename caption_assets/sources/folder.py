@@ -61,15 +61,15 @@ class FolderSource:
             FileNotFoundError: the folder is gone.
         """
         del until
-        under_way: deque[tuple[list[Piece], Future[list[Looked]]]] = deque()
+        under_way: deque[tuple[Future[list[Looked]], str]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="looking") as pool:
             try:
-                for batch in self._batches(after.split("/") if after else ()):
-                    under_way.append((batch, pool.submit(look, batch)))
+                for batch, place in self._batches(after.split("/") if after else ()):
+                    under_way.append((pool.submit(look, batch), place))
                     if len(under_way) > _AHEAD:
                         yield self._page(*under_way.popleft())
                 while under_way:
-                    yield self._page(*under_way.popleft(), last=not under_way)
+                    yield self._page(*under_way.popleft())
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -114,9 +114,8 @@ class FolderSource:
         except OSError as error:
             raise FetchError("unreadable", _reason(error)) from None
 
-    def _page(self, batch: Sequence[Piece], looking: Future[list[Looked]], *, last: bool = False) -> Page:
-        """What was looked at: as runs where none of it is still being written."""
-        after = _BEHIND if last else f"{batch[-1].listing.folder}/{batch[-1].last}"[self._start :]
+    def _page(self, looking: Future[list[Looked]], after: str) -> Page:
+        """What was looked at, up to a place: as runs where none of it is still being written."""
         some = looking.result()
         runs: list[Run] = []
         items: list[Item] = []
@@ -130,19 +129,20 @@ class FolderSource:
                 unsettled += young.items(self.files)
             else:
                 runs.append(looked.run(self.files))
-        return Page(items, after, last, unsettled, whole=all(looked.whole for looked in some), runs=runs)
+        whole = all(looked.whole for looked in some)
+        return Page(items, after, after == _BEHIND, unsettled, whole=whole, runs=runs)
 
-    def _batches(self, after: Sequence[str]) -> Iterator[list[Piece]]:
-        """Pieces for pages of like size behind a place; the last batch may be empty."""
+    def _batches(self, after: Sequence[str]) -> Iterator[tuple[list[Piece], str]]:
+        """Pieces for pages of like size behind a place, and the place where each ends; the last may be empty."""
         batch: list[Piece] = []
         count = 0
         for piece in self._pieces(self._root, after):
             batch.append(piece)
             count += piece.count
             if count >= _PAGE:
-                yield batch
+                yield batch, f"{piece.listing.folder}/{piece.last}"[self._start :]
                 batch, count = [], 0
-        yield batch
+        yield batch, _BEHIND
 
     def _pieces(self, folder: str, after: Sequence[str]) -> Iterator[Piece]:
         """What is in a folder and below it, behind a place given as the names of its parts."""

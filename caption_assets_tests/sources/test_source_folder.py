@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from caption_assets.sources import folder as folder_module
 from caption_assets.sources import folder_files
 from caption_assets.sources.base import FetchError, Item
 from caption_assets.sources.folder import FolderSource
@@ -130,6 +131,30 @@ def test_a_file_that_vanishes_during_the_scan_is_left_out(folder: Path) -> None:
     (folder / "b").rmdir()
     (folder / "c.jpg").unlink()
     assert names([first, *items], folder) == ["a/1.jpg"]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 4])
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_pages_go_on_behind_any_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, count: int) -> None:
+    monkeypatch.setattr(folder_module, "_PAGE", 2)
+    monkeypatch.setattr(folder_module, "_AHEAD", ahead)
+    for number in range(count):
+        touch(folder / f"{number % 2}/{number}.jpg")
+        touch(folder / f"{number}.jpg")
+    (folder / "0/none").mkdir(parents=True)
+    every = names(scan(folder), folder)
+
+    def behind(after: str) -> list[tuple[str, list[str]]]:
+        pages = list(FolderSource(folder).pages(after))
+        assert [page.last for page in pages] == [False] * (len(pages) - 1) + [True]
+        return [(page.after, names([item for run in page.runs for item in run.items()], folder)) for page in pages]
+
+    pages = behind("")
+    assert [name for _, some in pages for name in some] == every
+    for number, (after, _) in enumerate(pages[:-1]):
+        assert [name for _, some in behind(after) for name in some] == [
+            n for _, some in pages[number + 1 :] for n in some
+        ]
 
 
 def test_a_file_that_cannot_be_looked_at_costs_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
