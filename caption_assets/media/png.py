@@ -80,15 +80,14 @@ class BandedPng:
 
     def _begun(self) -> list[_Part]:
         """The parts of the picture that have pixels, each where it begins."""
-        stream, parts = _Inflated(self._data, self._read_chunks()), list[_Part]()
+        stream, parts, behind = _Inflated(self._data, self._read_chunks()), list[_Part](), 0
         for left, top, across, down in self._parts:
-            width = -(-(self.width - left) // across)
+            width = max(0, -(-(self.width - left) // across))
             part = _Part(left, top, across, down, width, 1 + width * self._pixel, stream)
-            if width > 0 and part.before(self.height):
-                part.stream = stream.copy()
+            if width and (rows := part.before(self.height)):
+                stream.skip(behind)
+                part.stream, behind = stream.copy(), part.row * rows
                 parts.append(part)
-                if len(self._parts) > 1:
-                    stream.skip(part.row * part.before(self.height))
         return parts
 
     def _next_rows(self, part: _Part, count: int) -> Image.Image | None:
