@@ -26,6 +26,7 @@ from caption_assets.schedules.reconciliation import build_reconciliation_job, bu
 from caption_assets.sensors.alerts import build_alert_sensors
 from caption_assets.sensors.arrivals import build_arrival_sensors
 from caption_assets.sensors.code_reload import build_code_reload_sensor
+from caption_assets.sensors.lost_runs import build_lost_runs_sensor
 from caption_assets.sensors.recaptioning import build_recaptioning_sensor
 from caption_assets.sensors.status import build_status_sensor
 from caption_assets.sensors.telling import build_telling_sensors
@@ -68,6 +69,7 @@ def build_defs(config: PipelineConfig | None = None, resources: Mapping[str, Any
             *build_alert_sensors(settings),
             build_code_reload_sensor(loaded),
             build_recaptioning_sensor(loaded),
+            build_lost_runs_sensor(),
             build_status_sensor(),
         ],
         executor=_executor(),

@@ -17,6 +17,7 @@ from caption_assets.config import load_config
 from caption_assets.definitions import build_defs
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 from caption_assets.perspectives.library import BUNDLED
+from caption_assets.resources import PipelineResource
 from caption_assets_tests.assets.running import Outcome, Pipeline, answer, lend, write_config
 from caption_assets_tests.support import ScriptedEngine, lent
 
@@ -87,7 +88,12 @@ class Changing:
     def tick(self, sensor: str = "recaptioning") -> dg.SensorResult:
         """Evaluate a sensor as the daemon does."""
         definition = self.pipeline.defs.resolve_sensor_def(sensor)
-        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor, definitions=self.pipeline.defs)
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            definitions=self.pipeline.defs,
+            resources={"pipeline": PipelineResource(config_file=str(self.pipeline.config.file))},
+        )
         result: Any = definition(context)
         if isinstance(result, dg.SkipReason):
             return dg.SensorResult(skip_reason=result, cursor=self.cursor)
