@@ -1,9 +1,9 @@
 """Big pictures, a band of rows at a time, by format in the way that takes the least memory.
 
-PNG and BMP are never decoded as a whole, TIFF hardly ever, and opaque WebP is shrunk as it is decoded. AVIF and HEIC
-are decoded to luma and chroma, a line of tiles at a time. The decoders of transparent WebP and JPEG XL know no other
-way than the whole picture; from them, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without
-the copies that Pillow would make.
+PNG and BMP are never decoded as a whole, TIFF hardly ever, and WebP is shrunk as it is decoded. AVIF and HEIC are
+decoded to luma and chroma, a line of tiles at a time. JPEG XL's decoder knows no other way than the whole picture; from
+it, of WebP that is not to be shrunk, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without the
+copies that Pillow would make.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _tiff_in_one_piece(data: Any, mode: str, size: tuple[int, int], tags: Any) -
 
 def _shrunk_webp(opened: Image.Image, data: Any, size: tuple[int, int]) -> Bands | None:
     factor = whole_factor(opened.size, size)
-    if factor == 1 or opened.mode != "RGB" or getattr(opened, "n_frames", 1) > 1:
+    if factor == 1 or opened.mode not in {"RGB", "RGBA"} or getattr(opened, "n_frames", 1) > 1:
         return None
     return Bands(
         opened.size, vips.shrunk_bytes(data, opened.size, factor), shrunk=lambda: vips.shrunk_webp(data, factor)

@@ -9,7 +9,7 @@ import re
 
 from PIL import Image
 
-from caption_assets.media import formats, jpeg, jxl
+from caption_assets.media import formats, jpeg, jxl, webp
 from caption_assets.media.heif_items import Coded
 from caption_assets.media.pixels import fit, jpeg_scale, whole_factor
 
@@ -63,7 +63,7 @@ def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> i
     """
     alpha = mode in {"RGBA", "LA"}
     if name == "WEBP":
-        each = 8.1 if alpha else 7.1 if b"VP8L" in data[:64] else 6.1
+        each = 8.1 if alpha else 7.1 if webp.LOSSLESS in webp.chunks(data) else 6.1
     elif name == "AVIF":
         chroma, depth = _av1_samples(data)
         each = 1.4 * depth * (1 + chroma + alpha) + 2.2 * (3 + alpha)  # planes, and their copy as RGB twice

@@ -281,7 +281,7 @@ def _banded_pixels(big: Bands, opened: Image.Image, settings: _Settings, profile
     """The pixels of a big picture within the budget, as they are stored."""
     size = fit(*big.size, settings.target_pixels)
     if big.shrunk:
-        small = big.shrunk()
+        small = flatten(big.shrunk())
         return resample(np.asarray(to_srgb(small, profile)), small.size, size)
     rows = band_rows(big.size, size)
     limits = value_range(opened.mode, lambda: big.read(rows))

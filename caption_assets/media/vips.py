@@ -1,4 +1,4 @@
-"""Big pictures that libvips, alone of Python's libraries, reads row by row: opaque WebP, TIFF of one compressed strip.
+"""Big pictures that libvips, alone of Python's libraries, reads row by row: WebP, TIFF of one compressed strip.
 
 libwebp averages the rows that it has decoded, where it is asked to; libtiff decodes a strip only as far as it is asked.
 """
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_LOSSLESS = b"VP8L"
-_HEAD = 64
+from caption_assets.media import webp
+
 _ROWS_BYTES = 15_000_000
 _REASON = 200
 
@@ -30,21 +30,24 @@ def _library() -> Any:
 
 
 def shrunk_bytes(data: bytes, size: tuple[int, int], factor: int) -> int:
-    """What `shrunk_webp` takes besides the file: of lossless ones the decoder holds all pixels, in four bytes each."""
-    pixels = size[0] * size[1]
-    whole = 4.1 * pixels if _LOSSLESS in data[:_HEAD] else 0
-    return int(_ROWS_BYTES + whole + 10 * pixels / factor**2)
+    """What `shrunk_webp` takes besides the file.
+
+    Of lossless ones the decoder holds all pixels, in four bytes each; of others their transparency.
+    """
+    pixels, kinds = size[0] * size[1], webp.chunks(data)
+    whole = 4.1 * pixels if webp.LOSSLESS in kinds else 2.1 * pixels if webp.ALPHA in kinds else 0
+    return int(_ROWS_BYTES + whole + 14 * pixels / factor**2)
 
 
 def shrunk_webp(data: bytes, factor: int) -> Image.Image:
-    """An opaque WebP in RGB, its sides a whole factor shorter, rounded. Raises OSError: it is damaged or truncated."""
+    """A WebP in RGB or RGBA, its sides a whole factor shorter, rounded. Raises OSError: it is damaged or truncated."""
     vips = _library()
     try:
         image = vips.Image.webpload_buffer(data, scale=1 / factor, access="sequential", fail_on="error")
         pixels = image.write_to_memory()
     except vips.Error as error:
         raise _damaged(error) from None
-    return Image.frombytes("RGB", (image.width, image.height), pixels)
+    return Image.frombytes("RGBA" if image.bands == 4 else "RGB", (image.width, image.height), pixels)
 
 
 def tiff_rows(data: bytes, mode: str, size: tuple[int, int], rows: int, *, deep: bool) -> Iterator[Image.Image]:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from caption_assets.media import bands
+from caption_assets.media import bands, webp
 from caption_assets.media.bands import bands_of
 from caption_assets.media.decode import DecodeError, Picture, decode
 from caption_assets.sources.spool import Bytes
@@ -182,16 +182,21 @@ def test_what_decodes_only_as_a_whole(
     if format_name == "HEIF":
         options["chroma"] = 444  # of less, by libheif, it is that of the nearest pixel
     data = encode(of_mode(mode), format_name, exif=told, **options)
-    if format_name != "WEBP" or mode == "RGBA":  # others are shrunk as they are decoded
+    if format_name != "WEBP":  # which is shrunk as it is decoded
         assert_same(*small_and_big(data, monkeypatch), most=2)
     assert_same(*small_and_big(data, monkeypatch, 10**6), most=2)
 
 
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("target", [2000, 20_000, 100_000])
-def test_webp_is_shrunk_as_it_is_decoded(lossless: bool, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("transparent", [False, True])
+def test_webp_is_shrunk_as_it_is_decoded(
+    lossless: bool, target: int, transparent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What comes out is as good as the whole picture shrunk by Lanczos, in its colours, upright."""
     image = noise(300, 200).resize((1203, 811), Image.Resampling.BICUBIC)
+    if transparent:
+        image.putalpha(noise(300, 200, seed=9).convert("L").resize(image.size, Image.Resampling.BICUBIC))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     data = encode(image, "WEBP", quality=90, lossless=lossless, exif=exif, icc_profile=swapped_profile())
@@ -200,8 +205,24 @@ def test_webp_is_shrunk_as_it_is_decoded(lossless: bool, target: int, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(bands, "COPIED_PIXELS", 1000)
         plain = pixels(decoded(encode(image, "WEBP", quality=90, lossless=lossless), target).image)
-    wanted = np.asarray(image.resize(plain.shape[1::-1], Image.Resampling.LANCZOS), np.float64)
+    on_white = Image.new("RGB", image.size, "white")
+    on_white.paste(image, mask=image if transparent else None)
+    wanted = np.asarray(on_white.resize(plain.shape[1::-1], Image.Resampling.LANCZOS), np.float64)
     assert 10 * np.log10(255**2 / ((plain - wanted) ** 2).mean()) > 45
+
+
+@pytest.mark.parametrize("profile", [b"", swapped_profile()])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_how_a_webp_is_coded_is_told_by_its_chunks(mode: str, profile: bytes) -> None:
+    kinds = {
+        lossless: webp.chunks(encode(of_mode(mode), "WEBP", lossless=lossless, icc_profile=profile))
+        for lossless in (False, True)
+    }
+    assert webp.LOSSLESS in kinds[True]
+    assert webp.LOSSLESS not in kinds[False]
+    assert (webp.ALPHA in kinds[False]) == (mode == "RGBA")
+    for damaged in (b"", b"RIFF", encode(of_mode(mode), "WEBP")[:17], b"RIFF\0\0\0\0WEBP" + bytes(40)):
+        assert webp.LOSSLESS not in webp.chunks(damaged)
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.9])

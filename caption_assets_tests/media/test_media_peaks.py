@@ -17,14 +17,13 @@ from PIL import Image
 from caption_assets.config import Media
 from caption_assets.sources.spool import ALL_IN_MEMORY, LARGE
 from caption_assets_tests import resident
-from caption_assets_tests.media.pictures import encode
+from caption_assets_tests.media.pictures import encode, swapped_profile
 from caption_assets_tests.media.world import World
 from caption_assets_tests.sources.web_server import web_server
 
 pytestmark = pytest.mark.skipif(not resident.STATUS.exists(), reason="memory is measured by Linux's /proc")
 
 HUNDRED, SEVENTY, FIFTY, PHONE = (10_000, 10_000), (10_000, 7000), (8000, 6250), (8064, 6048)
-WEBP_ALPHA = (7500, 5000)
 LIMIT = 600
 """Megabytes."""
 REST = 110
@@ -58,7 +57,9 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "tiff_float": (HUNDRED, "F", "TIFF", {}),
     "bmp_alpha": (HUNDRED, "RGBA", "BMP", {}),
     "webp": (HUNDRED, "RGB", "WEBP", {"quality": 80, "method": 0}),
-    "webp_alpha": (WEBP_ALPHA, "RGBA", "WEBP", {"quality": 80, "method": 0}),
+    "webp_alpha": (HUNDRED, "RGBA", "WEBP", {"quality": 80, "method": 0}),
+    "webp_lossless_alpha": (FIFTY, "RGBA", "WEBP", {"lossless": True, "method": 0, "quality": 0}),
+    "webp_lossless_profile": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "icc_profile": swapped_profile()}),
     "webp_lossless": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "quality": 0}),
     "avif": (HUNDRED, "RGB", "AVIF", {"speed": 10}),
     "avif_444": (SEVENTY, "RGB", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
@@ -74,7 +75,6 @@ REFUSED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "jpeg_progressive_444": (HUNDRED, "RGB", "JPEG", {"progressive": True, "subsampling": "4:4:4"}),
     "jpeg_progressive_cmyk": (HUNDRED, "CMYK", "JPEG", {"progressive": True}),
     "tiff_one_strip": (HUNDRED, "RGB", "TIFF", {"compression": "tiff_lzw", "strip_size": 1 << 30}),
-    "webp_alpha": (HUNDRED, "RGBA", "WEBP", {"quality": 80, "method": 0}),
     "avif_444": (HUNDRED, "RGB", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
     "jxl": (HUNDRED, "RGB", "JXL", {"effort": 1}),
 }
