@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -18,30 +19,26 @@ _ITEM, _RUN = 0, 1
 """What an identity in a table is of; a run's is its digest."""
 
 
+@dataclass
 class Sum:
     """What a set of identities adds up to: two sets of which this is the same are the same, but for one in 2^64."""
 
-    def __init__(self) -> None:
-        self._count = self._mixed = 0
+    count: int = 0
+    mix: int = 0
+    """All of them `mixed`."""
 
     def add(self, ids: Ids) -> None:
         """Add identities."""
         self.add_mixed(ids.shape[1], mixed(ids))
 
-    def add_mixed(self, count: int, mix: int) -> None:
-        """Add so many identities that were `mixed` before."""
-        self._count += count
-        self._mixed ^= mix
-
     def remove(self, ids: Ids) -> None:
         """Take away identities that were added."""
-        self._count -= ids.shape[1]
-        self._mixed ^= mixed(ids)
+        self.add_mixed(-ids.shape[1], mixed(ids))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sum) and (self._count, self._mixed) == (other._count, other._mixed)
-
-    __hash__ = None  # type: ignore[assignment]
+    def add_mixed(self, count: int, mix: int) -> None:
+        """Add so many identities that were `mixed` before."""
+        self.count += count
+        self.mix ^= mix
 
 
 class Seen:

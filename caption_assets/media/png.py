@@ -77,6 +77,7 @@ class BandedPng:
                 yield images[0]
             else:
                 yield _woven(parts, images, (self.width, end - first), first)
+        parts[-1].stream.check_rest()
 
     def _begun(self) -> list[_Part]:
         """The parts of the picture that have pixels, each where it begins."""
@@ -180,6 +181,11 @@ class _Inflated:
         """Go on behind so many bytes. Raises as `read` does."""
         for start in range(0, size, _PIECE):
             self.read(min(_PIECE, size - start))
+
+    def check_rest(self) -> None:
+        """Compare the sums of the chunks that are left. Raises OSError: one is damaged."""
+        while self._next_piece():
+            continue
 
     def _next_piece(self) -> bytes:
         """What comes next, as it is in the file; empty at the end."""

@@ -145,6 +145,20 @@ def test_a_damaged_interlaced_one_is_told(share: float, monkeypatch: pytest.Monk
     assert caught.value.kind in {"unreadable", "truncated"}  # by whether a chunk's length is what is damaged
 
 
+@pytest.mark.parametrize("interlacing", [0, 1])
+@pytest.mark.parametrize("behind", [b"", b"more than the rows"])
+def test_the_sum_of_the_last_chunk_is_looked_at_too(interlacing: int, behind: bytes) -> None:
+    rows = ADAM7 if interlacing else ((0, 0, 1, 1),)
+    size = sum(-(-(40 - top) // down) * (1 + 3 * -(-(40 - left) // across)) for left, top, across, down in rows)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 40, 8, 2, 0, 0, interlacing))
+    pixels = bytearray(png_chunk(b"IDAT", zlib.compress(bytes(size)) + behind))
+    head, tail = b"\x89PNG\r\n\x1a\n" + header, png_chunk(b"IEND", b"")
+    assert sum(band.height for band in BandedPng(head + pixels + tail).bands(7)) == 40
+    pixels[-1] ^= 1
+    with pytest.raises(OSError, match="bad checksum in IDAT"):
+        list(BandedPng(head + pixels + tail).bands(7))
+
+
 def test_rows_that_are_missing_are_told() -> None:
     """A stream that ends too early in a file that does not."""
     data = interlaced("RGB", 8, 61, 47)
