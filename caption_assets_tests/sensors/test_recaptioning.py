@@ -12,6 +12,7 @@ from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
 from caption_assets import run_tags
+from caption_assets.engine.lazy import LazyEngine
 from caption_assets.engine.protocol import EngineFailure
 from caption_assets.lake import tables
 from caption_assets.run_tags import Cause
@@ -174,11 +175,18 @@ def test_the_queue_stays_short(changing: Changing) -> None:
             status=DagsterRunStatus.NOT_STARTED,
             tags={"dagster/partition": f"other-{number:06d}", run_tags.CAUSE: Cause.RECAPTIONING.label},
         )
-    assert len(changing.tick().run_requests or []) == 1
+    again = [(what(request), request.tags[run_tags.PICTURES]) for request in changing.tick().run_requests or []]
+    assert again == [
+        (("street-000000", "street-000000", {"synthesized_caption"}), "1"),  # that its input failed is not told yet
+        (("street-000001", "street-000002", TWO), "4"),
+    ]
 
 
-def test_a_form_that_fails_is_not_tried_over_and_over(changing: Changing, later: Clock) -> None:
-    changing.engine.max_in_flight = 1  # which pictures fail before the breaker trips is no accident then
+def test_a_form_that_fails_is_not_tried_over_and_over(
+    changing: Changing, later: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing.engine.max_in_flight = 1  # which pictures fail before the breaker trips is no accident then,
+    monkeypatch.setattr(LazyEngine, "max_in_flight", 1)  # however long the engine takes to load
     changing.load(recaption=ALL, captions={"breaker_after": 2, "max_failure_share": 0.1})
     changing.caption_all()
     changing.change("scene_caption")
@@ -189,7 +197,11 @@ def test_a_form_that_fails_is_not_tried_over_and_over(changing: Changing, later:
     changing.cursor = None
     assert "left alone for a while" in why_not(changing.tick()), "without the cursor, too"
     later(timedelta(minutes=16))
-    assert len(changing.tick().run_requests or []) == 1
+    again = [(what(request), request.tags[run_tags.PICTURES]) for request in changing.tick().run_requests or []]
+    assert again == [
+        (("street-000000", "street-000000", {"synthesized_caption"}), "1"),  # that its input failed is not told yet
+        (("street-000001", "street-000002", TWO), "4"),
+    ]
 
 
 def test_failures_that_may_pass_are_repaired_after_growing_pauses(changing: Changing, later: Clock) -> None:
