@@ -8,8 +8,9 @@ copies that Pillow would make.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -17,24 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from caption_assets.media import formats, vips
+from caption_assets.media import formats, tiff_tags, vips, webp
 from caption_assets.media.bmp import BandedBmp
 from caption_assets.media.budget import BAND_BYTES, decoder_bytes, planes_bytes
 from caption_assets.media.heif_items import Items, UnknownKindError
 from caption_assets.media.pixels import whole_factor
 from caption_assets.media.png import BandedPng
-from caption_assets.media.tiff import (
-    BITS,
-    COMPRESSION,
-    EXTRA,
-    LENGTH,
-    PHOTOMETRIC,
-    PLANAR,
-    STRIPS,
-    WIDTH,
-    BandedTiff,
-    InOnePieceError,
-)
+from caption_assets.media.tiff import BandedTiff, InOnePieceError
+from caption_assets.media.tiff_tags import Tag
 from caption_assets.sources.spool import Bytes
 
 WHOLE_PIXELS = 16_000_000
@@ -45,12 +36,8 @@ IN_BANDS = frozenset({"PNG", "BMP", "TIFF"})
 """Formats that need not be in memory to be decoded."""
 _FLAT = frozenset({"1", "L", "P"})
 """Modes of a byte a pixel, for which bands are not worth it."""
-_PLAIN = frozenset({(2, "RGB"), (2, "RGBA"), (5, "CMYK")})
-"""How a TIFF's colours may be stored for its rows to be values of these modes."""
-_BY_ROWS = frozenset({5, 32773})
-"""LZW and PackBits: libtiff decodes a strip of these as far as it is asked for."""
-_TURNED = (1, 8, 3, 6)
-"""Orientation as EXIF has it, by quarter turns anticlockwise."""
+_JPEGS_COLOURS = {(tiff_tags.RGB, "RGB"), (tiff_tags.YCBCR, "RGB"), (tiff_tags.CMYK, "CMYK")}
+"""How a TIFF's colours may be stored for its rows, as libtiff decodes JPEG, to be values of these modes."""
 _MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 """Modes whose values stand one behind the other, a byte each."""
 
@@ -83,12 +70,12 @@ def bands_of(opened: Image.Image, data: Bytes, size: tuple[int, int]) -> Bands |
     """
     if not isinstance(data, bytes) and opened.format not in IN_BANDS:
         return None
-    maker = _MAKERS.get(opened.format or "")
     least = WHOLE_PIXELS if opened.format in IN_BANDS else COPIED_PIXELS
+    maker = _MAKERS.get(opened.format or "")
     if maker is None or opened.width * opened.height <= least:
         return None
     try:
-        return (_shrunk_webp(opened, data, size) if opened.format == "WEBP" else None) or maker(opened, data)
+        return maker(opened, data, size)
     except (ValueError, KeyError, TypeError):  # of a kind, or damaged in a way, that its bands do not know
         return None
 
@@ -106,7 +93,7 @@ def _tiff(opened: Image.Image, data: Bytes) -> Bands | None:
     if opened.mode in _FLAT:
         return None
     tags: Any = getattr(opened, "tag_v2")  # noqa: B009 (of this reader only)
-    size = tags[WIDTH], tags[LENGTH]
+    size = tags[Tag.WIDTH], tags[Tag.LENGTH]
     try:
         tiff = BandedTiff(data, tags, tags.prefix)
     except InOnePieceError:
@@ -115,33 +102,38 @@ def _tiff(opened: Image.Image, data: Bytes) -> Bands | None:
 
 
 def _tiff_in_one_piece(data: Any, mode: str, size: tuple[int, int], tags: Any) -> Bands | None:
-    if (
-        not isinstance(data, bytes)
-        or STRIPS not in tags
-        or (tags.get(PHOTOMETRIC), mode) not in _PLAIN
-        or tags.get(EXTRA, (2,)) != (2,)
-    ):
+    """Of one strip of JPEG, which libtiff decodes only as far as it is asked."""
+    if not isinstance(data, bytes) or Tag.STRIPS not in tags or tags.get(Tag.COMPRESSION) != tiff_tags.JPEG:
         return None
-    bits = {*tags[BITS]}
-    if bits not in ({8}, {16}) or tags.get(PLANAR, 1) != 1 or tags.get(COMPRESSION) not in _BY_ROWS:
+    if (tags.get(Tag.PHOTOMETRIC), mode) not in _JPEGS_COLOURS or tags.get(Tag.PLANAR, 1) != 1:
         return None
-    deep = bits == {16}
-    return Bands(size, BAND_BYTES + len(data), lambda rows: vips.tiff_rows(data, mode, size, rows, deep=deep))
+
+    def read(rows: int) -> Iterator[Image.Image]:
+        counts = [min(rows, size[1] - top) for top in range(0, size[1], rows)]
+        found = vips.tiff_rows(io.BytesIO(data), (*size, len(mode)), counts)
+        for count, values in zip(counts, found, strict=True):
+            yield Image.frombytes(mode, (size[0], count), values)
+
+    return Bands(size, BAND_BYTES + len(data), read)
 
 
-def _shrunk_webp(opened: Image.Image, data: Any, size: tuple[int, int]) -> Bands | None:
+def _webp(opened: Image.Image, data: bytes, size: tuple[int, int]) -> Bands | None:
+    """Of an animation the first frame, where that is the whole picture."""
+    if getattr(opened, "n_frames", 1) == 1:
+        return _still_webp(opened, data, size)
+    frame = webp.first_frame(data, opened.size)
+    if frame is None:
+        return None
+    bands = _still_webp(opened, frame, size)
+    return replace(bands, working=bands.working + len(frame))
+
+
+def _still_webp(opened: Image.Image, data: bytes, size: tuple[int, int]) -> Bands:
+    """Shrunk as it is decoded, or by OpenCV: Pillow's reader composes frames, even of one, in sixteen bytes a pixel."""
     factor = whole_factor(opened.size, size)
-    if factor == 1 or opened.mode not in {"RGB", "RGBA"} or getattr(opened, "n_frames", 1) > 1:
-        return None
-    return Bands(
-        opened.size, vips.shrunk_bytes(data, opened.size, factor), shrunk=lambda: vips.shrunk_webp(data, factor)
-    )
-
-
-def _webp(opened: Image.Image, data: bytes) -> Bands | None:
-    """By OpenCV: Pillow's reader composes the frames of an animation, even of one, and holds sixteen bytes a pixel."""
-    if getattr(opened, "n_frames", 1) > 1:
-        return None
+    if factor > 1 and opened.mode in {"RGB", "RGBA"}:
+        working = vips.shrunk_bytes(data, opened.size, factor)
+        return Bands(opened.size, working, shrunk=lambda: vips.shrunk_webp(data, factor))
 
     def pixels() -> NDArray[np.uint8]:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -159,8 +151,10 @@ def _of_planes(opened: Image.Image, data: bytes) -> Bands | None:
         coded = items.picture()
     except UnknownKindError:
         return None
-    told = opened.format == formats.HEIF  # turned as the file says; the reader of AVIF tells how it is to be turned
-    shown = (coded.height, coded.width) if told and coded.turns % 2 else (coded.width, coded.height)
+    told = opened.format == formats.HEIF  # its reader does what the file says; AVIF's tells it, and never crops
+    if not told:
+        coded = replace(coded, crop=None)
+    shown = coded.shown[::-1] if told and coded.orientation >= 5 else coded.shown
     if opened.size != shown or (opened.mode == "RGBA") != bool(coded.alpha):
         return None
 
@@ -172,7 +166,7 @@ def _of_planes(opened: Image.Image, data: bytes) -> Bands | None:
             yield Image.fromarray(band)
 
     working = planes_bytes(data, opened.format or "", coded)
-    return Bands((coded.width, coded.height), working, read, orientation=_TURNED[coded.turns] if told else None)
+    return Bands(coded.shown, working, read, orientation=coded.orientation if told else None)
 
 
 def _avif(opened: Image.Image, data: bytes) -> Bands | None:
@@ -234,12 +228,12 @@ def _at_once(
     return Bands(opened.size, decoder_bytes(data, opened.format or "", opened.size, opened.mode), read)
 
 
-_MAKERS: dict[str, Callable[[Image.Image, Any], Bands | None]] = {
-    "PNG": _png,
-    "BMP": _bmp,
-    "TIFF": _tiff,
+_MAKERS: dict[str, Callable[[Image.Image, Any, tuple[int, int]], Bands | None]] = {
+    "PNG": lambda opened, data, size: _png(opened, data),
+    "BMP": lambda opened, data, size: _bmp(opened, data),
+    "TIFF": lambda opened, data, size: _tiff(opened, data),
     "WEBP": _webp,
-    "AVIF": lambda opened, data: _of_planes(opened, data) or _avif(opened, data),
-    formats.HEIF: lambda opened, data: _of_planes(opened, data) or _heif(opened, data),
-    formats.JXL: _jxl,
+    "AVIF": lambda opened, data, size: _of_planes(opened, data) or _avif(opened, data),
+    formats.HEIF: lambda opened, data, size: _of_planes(opened, data) or _heif(opened, data),
+    formats.JXL: lambda opened, data, size: _jxl(opened, data),
 }

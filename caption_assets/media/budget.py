@@ -78,10 +78,10 @@ def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> i
 
 
 def planes_bytes(data: bytes, name: str, coded: Coded) -> int:
-    """What an AVIF or HEIC takes whose planes are decoded a line of tiles at a time, and never copied."""
+    """What an AVIF or HEIC takes of planes: of a line of tiles, never copied, and alpha by itself."""
     chroma, depth = _av1_samples(data) if name == "AVIF" else _hevc_samples(data)
     tile = coded.tile[0] * coded.tile[1]
-    planes = tile * coded.columns * depth * (1 + chroma + bool(coded.alpha))
+    planes = tile * coded.columns * depth * (1 + chroma)
     return int(planes + tile * _BESIDE_PLANES[name] + 10_000_000 + 18 * ROWS * coded.width)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from caption_assets.media.budget import ROWS
 from caption_assets.media.heif_items import Coded, Items
+from caption_assets.sources.spool import Bytes, Spool
 
 _DECODERS = {b"av01": "libdav1d", b"hvc1": "hevc"}
 _MATRICES = {
@@ -40,31 +41,45 @@ def bands(items: Items, coded: Coded, rows: int) -> Iterator[Pixels]:
 
     Raises:
         OSError: a tile cannot be decoded.
+        FetchError: unreadable, where there is no room for temporary files.
     """
-    left = np.empty((0, coded.width, 4 if coded.alpha else 3), np.uint8)
-    done = 0
+    left, top, right, bottom = coded.crop or (0, 0, coded.width, coded.height)
+    rest = np.empty((0, right - left, 4 if coded.alpha else 3), np.uint8)
+    place = 0
     for band in _bands_of_tiles(items, coded):
-        band = band[: coded.height - done, : coded.width]
-        done += len(band)
-        left = np.concatenate([left, band]) if len(left) else band
-        while len(left) >= rows:
-            yield left[:rows]
-            left = left[rows:]
-    if len(left):
-        yield left
+        shown = band[max(0, top - place) : max(0, bottom - place), left:right]
+        place += len(band)
+        rest = np.concatenate([rest, shown]) if len(rest) else shown
+        while len(rest) >= rows:
+            yield rest[:rows]
+            rest = rest[rows:]
+    if len(rest):
+        yield rest
 
 
 def _bands_of_tiles(items: Items, coded: Coded) -> Iterator[Pixels]:
+    """All that is coded, a few rows at a time: (rows, width of all tiles, 3 or 4)."""
     for line in range(len(coded.tiles) // coded.columns):
+        alpha = _alpha(items, coded.alpha, line) if coded.alpha else b""
         frames = _decoded(items, coded, line)
-        alphas = _decoded(items, coded.alpha, line) if coded.alpha else []
+        width = coded.tile[0] * coded.columns
         for top in range(0, coded.tile[1], ROWS):
             count = min(ROWS, coded.tile[1] - top)
             band = np.hstack([_rgb(frame, coded, top, count) for frame in frames])
             if coded.alpha:
-                alpha = np.hstack([_grey(frame, coded.alpha, top, count) for frame in alphas])
-                band = np.dstack([band, alpha])
+                values = np.frombuffer(alpha[top * width : (top + count) * width], np.uint8)
+                band = np.dstack([band, values.reshape(count, width)])
             yield band
+
+
+def _alpha(items: Items, coded: Coded, line: int) -> Bytes:
+    """The alpha of a line of tiles, row by row; on disk where it is big, for the colours' planes are to come."""
+    frames = _decoded(items, coded, line)
+    with Spool() as spool:
+        for top in range(0, coded.tile[1], ROWS):
+            count = min(ROWS, coded.tile[1] - top)
+            spool.write(np.hstack([_grey(frame, coded, top, count) for frame in frames]).tobytes())
+        return spool.view()
 
 
 def _decoded(items: Items, coded: Coded, line: int) -> list[av.VideoFrame]:

@@ -11,9 +11,15 @@ from caption_assets.media.isobmff import Extent, Numbers, boxes, extents
 _CODECS = {b"av01": b"av1C", b"hvc1": b"hvcC"}
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 _UNTOUCHED = frozenset(
-    {b"ispe", b"pixi", b"av1C", b"hvcC", b"colr", b"auxC", b"irot", b"clap", b"pasp", b"clli", b"mdcv"}
+    {b"ispe", b"pixi", b"av1C", b"hvcC", b"colr", b"auxC", b"irot", b"imir", b"clap", b"pasp", b"clli", b"mdcv"}
 )
 """Properties that change no pixels beyond what is done here."""
+_TURNED = (1, 8, 3, 6)
+"""Orientation as EXIF has it (TIFF 6.0, tag 274), by quarter turns anticlockwise."""
+_MIRRORED = (2, 5, 4, 7)
+"""The same of what is first mirrored from left to right, then turned."""
+_CHANGES = frozenset({b"irot", b"imir", b"clap"})
+"""Those that change which pixels are shown, and where."""
 _IN_FILE, _IN_META = 0, 1
 _MOST_TILES = 10_000
 _MATRICES = frozenset({0, 1, 2, 5, 6, 9})
@@ -42,9 +48,17 @@ class Coded:
     """How colours are made of luma and chroma (ISO/IEC 23091-2); 2: the coded picture says."""
     full_range: bool | None
     """Whether values go to 255; None: the coded picture says."""
-    turns: int
-    """Quarter turns anticlockwise that it is to be shown with."""
+    orientation: int = 1
+    """How it is to be turned and mirrored, as EXIF has it (TIFF 6.0, tag 274)."""
+    crop: tuple[int, int, int, int] | None = None
+    """The part that is to be shown: left, top, right and bottom, before it is turned."""
     alpha: Coded | None = None
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Width and height of the part that is to be shown, not turned."""
+        left, top, right, bottom = self.crop or (0, 0, self.width, self.height)
+        return right - left, bottom - top
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,8 +96,9 @@ class Items:
         alpha = self._coded(alphas[0])
         if len(alphas) > 1 or any(kind == b"prem" for kind, _, _ in self._references):
             raise UnknownKindError("alpha of another kind")
-        if alpha.shape != found.shape:
-            raise UnknownKindError("alpha of another size")
+        changes = {(1, None), (found.orientation, found.crop)}
+        if alpha.shape != found.shape or (alpha.orientation, alpha.crop) not in changes:
+            raise UnknownKindError("alpha of another size, or turned by itself")
         return replace(found, alpha=alpha)
 
     def content(self, parts: list[Extent]) -> bytes:
@@ -176,7 +191,7 @@ class Items:
         codec = self._kinds.get(first, b"")
         config = self._property(first, _CODECS.get(codec, b""))
         strange = {name for each in {item, *tiles} for name, _ in self._properties_of(each)} - _UNTOUCHED
-        if not config or strange or any(self._property(tile, b"irot") for tile in tiles if tile != item):
+        if not config or strange or any(self._is_changed(tile) for tile in tiles if tile != item):
             raise UnknownKindError(f"an item of the kind {codec!r} with {sorted(strange)}")
         if any(
             (self._size(tile), self._kinds.get(tile), self._property(tile, _CODECS[codec]))
@@ -189,32 +204,59 @@ class Items:
         across, down = tile_width * columns, tile_height * lines
         if not (across - tile_width < width <= across and down - tile_height < height <= down):
             raise UnknownKindError("tiles that cover less than the picture, or more")
-        width, height = self._shown(item, width, height)
         matrix, full_range = self._colours(item)
         if matrix == 2 and full_range is None and item != first:
             matrix, full_range = self._colours(first)
         if matrix not in _MATRICES:
             raise UnknownKindError(f"colours of the kind {matrix}")
         parts = [self._extents.get(tile, []) for tile in tiles]
-        turns = (self._property(item, b"irot") or b"\0")[0] & 3
-        return Coded(width, height, columns, (tile_width, tile_height), parts, codec, config, matrix, full_range, turns)
+        return Coded(
+            width,
+            height,
+            columns,
+            (tile_width, tile_height),
+            parts,
+            codec,
+            config,
+            matrix,
+            full_range,
+            self._orientation(item),
+            self._crop(item, width, height),
+        )
 
-    def _shown(self, item: int, width: int, height: int) -> tuple[int, int]:
-        """What is left by a crop at the right and at the bottom (clean aperture, ISO/IEC 14496-12, 12.1.4)."""
+    def _is_changed(self, item: int) -> bool:
+        return any(name in _CHANGES for name, _ in self._properties_of(item))
+
+    def _orientation(self, item: int) -> int:
+        """What comes of an item's turns and mirrors, one after the other (ISO/IEC 23008-12, 6.5.10 and 6.5.12)."""
+        turns, mirrored = 0, False
+        for name, content in self._properties_of(item):
+            if name == b"irot":
+                turns += (content or b"\0")[0]
+            elif name == b"imir":  # 1: left and right change places, 0: top and bottom
+                turns, mirrored = (0 if (content or b"\0")[0] & 1 else 2) - turns, not mirrored
+            elif name == b"clap" and (turns % 4 or mirrored):
+                raise UnknownKindError("a crop of what was turned")
+        return (_MIRRORED if mirrored else _TURNED)[turns % 4]
+
+    def _crop(self, item: int, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """The part that is shown (clean aperture, ISO/IEC 14496-12, 12.1.4)."""
         content = self._property(item, b"clap")
         if not content:
-            return width, height
+            return None
         across, down, right, below = (
             Fraction(int.from_bytes(content[at : at + 4], "big", signed=True), denominator)
             if (denominator := int.from_bytes(content[at + 4 : at + 8], "big", signed=True))
             else Fraction(-1)
             for at in range(0, 32, 8)
         )
-        left, top = width - across + 2 * right, height - down + 2 * below
-        whole = across.denominator == down.denominator == 1
-        if left or top or not (whole and 0 < across <= width and 0 < down <= height):
-            raise UnknownKindError("a crop at the left or at the top")
-        return int(across), int(down)
+        left, top = (width - across) / 2 + right, (height - down) / 2 + below
+        box = left, top, left + across, top + down
+        if any(place.denominator != 1 for place in box) or not (
+            0 <= left < left + across <= width and 0 <= top < top + down <= height
+        ):
+            raise UnknownKindError("a crop between pixels, or outside of the picture")
+        return int(left), int(top), int(left + across), int(top + down)
 
     def _grid(self, item: int) -> tuple[list[int], int, int, int]:
         """The tiles of a grid, its columns, its width and height (ISO/IEC 23008-12, 6.6.2.3)."""

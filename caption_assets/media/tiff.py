@@ -7,7 +7,6 @@ they are stored, become a small TIFF of their own, and it is Pillow that decodes
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,27 +14,45 @@ from typing import Any
 
 from PIL import Image
 
-from caption_assets.media.tiff_streams import DEFLATE, STREAMS, stream_rows
+from caption_assets.media.tiff_streams import BY_LIBTIFF, STREAMS, stream_bytes, stream_rows
+from caption_assets.media.tiff_tags import (
+    DEFLATE,
+    JPEG,
+    LONG,
+    PACKBITS,
+    RAW,
+    SEPARATE,
+    SHORT,
+    UNDEFINED,
+    WEBP,
+    YCBCR,
+    Entries,
+    Tag,
+    directory,
+    header,
+)
 from caption_assets.sources.spool import Bytes
 
-WIDTH, LENGTH, ORIENTATION = 256, 257, 274
-BITS, COMPRESSION, PHOTOMETRIC, PLANAR, EXTRA = 258, 259, 262, 284, 338
-_SAMPLES = 277
-STRIPS, _STRIP_ROWS, _STRIP_SIZES = 273, 278, 279
-_TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_SIZES = 322, 323, 324, 325
-_JPEG_TABLES = 347
-_FILL_ORDER = 266
-_COPIED = (BITS, COMPRESSION, PHOTOMETRIC, _FILL_ORDER, _SAMPLES, PLANAR, 317, EXTRA, 339, 530)
+_COPIED = (
+    Tag.BITS,
+    Tag.COMPRESSION,
+    Tag.PHOTOMETRIC,
+    Tag.FILL_ORDER,
+    Tag.SAMPLES,
+    Tag.PLANAR,
+    Tag.PREDICTOR,
+    Tag.EXTRA,
+    Tag.SAMPLE_FORMAT,
+    Tag.CHROMA,
+)
 """Those whose values are SHORTs: how the samples are stored, their predictor, what extra ones mean."""
-_RAW, _JPEG = 1, 7
-_COMPRESSIONS = frozenset({_RAW, 5, _JPEG, 32773, 50001, *STREAMS})
-"""LZW, PackBits and WebP besides; not the old JPEG, whose strips share a file."""
-_YCBCR = 6
-_SEPARATE = 2
+_COMPRESSIONS = frozenset({RAW, JPEG, WEBP, *STREAMS})
+"""Not the old JPEG, whose strips share a file."""
 _PIECE = 1 << 20
 _BIG_PIXELS = 1_000_000
 """A strip of more is not decoded as a whole, where its compression lets one choose."""
-_SHORT, _LONG, _UNDEFINED = 3, 4, 7
+_BIG_BY_LIBTIFF = 8_000_000
+"""The same where that takes half as long again."""
 
 
 class InOnePieceError(ValueError):
@@ -64,20 +81,22 @@ class BandedTiff:
     """
 
     def __init__(self, data: Bytes, tags: Mapping[int, Any], order: bytes) -> None:
-        self.width, self.height = int(tags[WIDTH]), int(tags[LENGTH])
-        compression = tags.get(COMPRESSION, _RAW)
-        if compression not in _COMPRESSIONS or (tags.get(PHOTOMETRIC) == _YCBCR and compression != _JPEG):
+        self.width, self.height = int(tags[Tag.WIDTH]), int(tags[Tag.LENGTH])
+        compression = tags.get(Tag.COMPRESSION, RAW)
+        if compression not in _COMPRESSIONS or (tags.get(Tag.PHOTOMETRIC) == YCBCR and compression != JPEG):
             raise ValueError("strips that depend on each other, or on more tags")
         self._data, self._tags, self._order = data, tags, order
-        self._tiled = _TILES in tags
-        self._planes = int(tags.get(_SAMPLES, 1)) if tags.get(PLANAR) == _SEPARATE else 1
-        self._pieces = self._found(split=compression == _RAW and self._planes == 1 and not self._tiled)
+        self._tiled = Tag.TILES in tags
+        self._planes = int(tags.get(Tag.SAMPLES, 1)) if tags.get(Tag.PLANAR) == SEPARATE else 1
+        self._pieces = self._found(split=compression == RAW and self._planes == 1 and not self._tiled)
         biggest = self.width * max(piece.rows for piece in self._pieces)
-        plain = not self._tiled and self._planes == 1 and tags.get(_FILL_ORDER, 1) == 1
-        self._streamed = compression if plain and compression in STREAMS and biggest > _BIG_PIXELS else None
+        plain = not self._tiled and self._planes == 1 and tags.get(Tag.FILL_ORDER, 1) == 1
+        big = _BIG_BY_LIBTIFF if compression in BY_LIBTIFF else _BIG_PIXELS
+        self._streamed = compression if plain and compression in STREAMS and biggest > big else None
         if len(self._pieces) < 2 and self._streamed is None:
             raise InOnePieceError("all in one piece")
-        self.working = STREAMS[self._streamed] if self._streamed else 8 * biggest
+        strip = max(size for piece in self._pieces for _, size in piece.parts)
+        self.working = stream_bytes(self._streamed, strip) if self._streamed else 8 * biggest
         """Bytes that decoding takes besides the bands: for two copies of a piece, or to decompress a stream."""
 
     def bands(self, rows: int) -> Iterator[Image.Image]:
@@ -95,10 +114,10 @@ class BandedTiff:
             yield _taken(pending, sum(image.height for image in pending))
 
     def _found(self, *, split: bool) -> list[_Piece]:
-        offsets = _tuple(self._tags[_TILES if self._tiled else STRIPS])
-        rows = int(self._tags[_TILE_LENGTH] if self._tiled else self._tags.get(_STRIP_ROWS, self.height))
+        offsets = _tuple(self._tags[Tag.TILES if self._tiled else Tag.STRIPS])
+        rows = int(self._tags[Tag.TILE_LENGTH] if self._tiled else self._tags.get(Tag.STRIP_ROWS, self.height))
         rows = min(rows, self.height) if not self._tiled else rows
-        across = -(-self.width // int(self._tags[_TILE_WIDTH])) if self._tiled else 1
+        across = -(-self.width // int(self._tags[Tag.TILE_WIDTH])) if self._tiled else 1
         if rows < 1 or across < 1 or self.height < 1:
             raise ValueError("no rows")
         down = -(-self.height // rows)
@@ -106,7 +125,7 @@ class BandedTiff:
             raise ValueError("fewer strips than rows")
         if split:
             return self._split(offsets[:down], rows)
-        sizes = _tuple(self._tags[_TILE_SIZES if self._tiled else _STRIP_SIZES])
+        sizes = _tuple(self._tags[Tag.TILE_SIZES if self._tiled else Tag.STRIP_SIZES])
         places = list(zip(offsets, sizes, strict=True))
         return [
             _Piece(
@@ -134,8 +153,8 @@ class BandedTiff:
 
     def _row_bytes(self) -> int:
         """Of a row that holds all samples of its pixels."""
-        bits = _tuple(self._tags.get(BITS, 1))
-        return -(-self.width * (sum(bits) if len(bits) > 1 else bits[0] * int(self._tags.get(_SAMPLES, 1))) // 8)
+        bits = _tuple(self._tags.get(Tag.BITS, 1))
+        return -(-self.width * (sum(bits) if len(bits) > 1 else bits[0] * int(self._tags.get(Tag.SAMPLES, 1))) // 8)
 
     def _chunks(self, rows: int) -> Iterator[Image.Image]:
         """The pieces, as many alike at once as make up `rows` rows; of streams, so many rows of each."""
@@ -167,7 +186,7 @@ class BandedTiff:
         stored = [self._data[offset : offset + size] for offset, size in parts]
         if any(len(data) < size for data, (_, size) in zip(stored, parts)):
             raise OSError("image file is truncated")
-        return self._image(stored, pieces[0].rows, height, int(self._tags.get(COMPRESSION, _RAW)))
+        return self._image(stored, pieces[0].rows, height, int(self._tags.get(Tag.COMPRESSION, RAW)))
 
     def _image(self, stored: list[bytes], rows: int, height: int, compression: int) -> Image.Image:
         data = self._file(stored, rows, height, compression)
@@ -182,33 +201,24 @@ class BandedTiff:
             places.append(place)
             place += len(data) + len(data) % 2
         sizes = [len(data) for data in stored]
-        entries: dict[int, tuple[int, Any]] = {
-            tag: (_SHORT, _tuple(self._tags[tag])) for tag in _COPIED if tag in self._tags
+        entries: Entries = {tag: (SHORT, _tuple(self._tags[tag])) for tag in _COPIED if tag in self._tags}
+        entries |= {
+            Tag.WIDTH: (LONG, (self.width,)),
+            Tag.LENGTH: (LONG, (height,)),
+            Tag.COMPRESSION: (SHORT, (compression,)),
         }
-        entries |= {WIDTH: (_LONG, (self.width,)), LENGTH: (_LONG, (height,)), COMPRESSION: (_SHORT, (compression,))}
+        if self._streamed == PACKBITS:
+            entries.pop(Tag.PREDICTOR, None)  # of no account there
         if self._tiled:
-            entries |= {tag: (_LONG, (int(self._tags[tag]),)) for tag in (_TILE_WIDTH, _TILE_LENGTH)}
-            entries |= {_TILES: (_LONG, places), _TILE_SIZES: (_LONG, sizes)}
+            entries |= {tag: (LONG, (int(self._tags[tag]),)) for tag in (Tag.TILE_WIDTH, Tag.TILE_LENGTH)}
+            entries |= {Tag.TILES: (LONG, places), Tag.TILE_SIZES: (LONG, sizes)}
         else:
-            entries |= {_STRIP_ROWS: (_LONG, (rows,)), STRIPS: (_LONG, places), _STRIP_SIZES: (_LONG, sizes)}
-        if tables := self._tags.get(_JPEG_TABLES):
-            entries[_JPEG_TABLES] = (_UNDEFINED, bytes(tables))
+            entries |= {Tag.STRIP_ROWS: (LONG, (rows,)), Tag.STRIPS: (LONG, places), Tag.STRIP_SIZES: (LONG, sizes)}
+        if tables := self._tags.get(Tag.JPEG_TABLES):
+            entries[Tag.JPEG_TABLES] = (UNDEFINED, bytes(tables))
         mark = "<" if self._order == b"II" else ">"
         padded = (part for data in stored for part in (data, bytes(len(data) % 2)))
-        head = self._order + struct.pack(f"{mark}HI", 42, place)
-        return b"".join([head, *padded, _directory(entries, place, mark)])
-
-
-def _directory(entries: Mapping[int, tuple[int, Any]], place: int, mark: str) -> bytes:
-    """An image file directory that stands at `place`, its longer values behind it."""
-    listed, behind = b"", b""
-    far = place + 2 + 12 * len(entries) + 4
-    for tag, (kind, values) in sorted(entries.items()):
-        data = values if kind == _UNDEFINED else struct.pack(f"{mark}{len(values)}{'HI'[kind == _LONG]}", *values)
-        if len(data) > 4:
-            data, behind = struct.pack(f"{mark}I", far + len(behind)), behind + data + bytes(len(data) % 2)
-        listed += struct.pack(f"{mark}HHI", tag, kind, len(values)) + data.ljust(4, b"\0")
-    return struct.pack(f"{mark}H", len(entries)) + listed + bytes(4) + behind
+        return b"".join([header(place, mark), *padded, directory(entries, place, mark)])
 
 
 def _taken(pending: list[Image.Image], rows: int) -> Image.Image:

@@ -6,16 +6,17 @@ libwebp averages the rows that it has decoded, where it is asked to; libtiff dec
 from __future__ import annotations
 
 import functools
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from caption_assets.media import webp
 
 _ROWS_BYTES = 15_000_000
+_PIECE = 1 << 18
 _REASON = 200
 
 
@@ -50,32 +51,32 @@ def shrunk_webp(data: bytes, factor: int) -> Image.Image:
     return Image.frombytes("RGBA" if image.bands == 4 else "RGB", (image.width, image.height), pixels)
 
 
-def tiff_rows(data: bytes, mode: str, size: tuple[int, int], rows: int, *, deep: bool) -> Iterator[Image.Image]:
-    """A TIFF from top to bottom, not turned, `rows` rows at a time.
-
-    The decoder copies what is compressed.
+def tiff_rows(
+    file: io.RawIOBase | io.BufferedIOBase, shape: tuple[int, int, int], rows: Iterable[int]
+) -> Iterator[bytes]:
+    """The bytes of a TIFF's samples from top to bottom, not turned, so many rows at a time.
 
     Args:
-        mode: RGB, RGBA or CMYK.
-        size: its width and height.
-        deep: whether it has sixteen bits a sample, of which the upper eight are given; else it has eight.
+        file: of eight bits a sample.
+        shape: its width and height, and how many samples a pixel has.
+        rows: how many come together, each time.
 
     Raises:
-        OSError: it is damaged or truncated, or of another mode or size.
+        OSError: it is damaged or truncated, or of another shape.
     """
     vips = _library()
+    source = vips.SourceCustom()
+    source.on_read(lambda size: file.read(min(size, _PIECE)))  # it asks for a whole strip
+    source.on_seek(file.seek)
     try:
-        image = vips.Image.tiffload_buffer(data, access="sequential", fail_on="error", unlimited=True)
-        found = image.width, image.height, image.bands, image.format
-        if found != (*size, len(mode), "ushort" if deep else "uchar"):
+        image = vips.Image.tiffload_source(source, access="sequential", fail_on="error", unlimited=True)
+        if (image.width, image.height, image.bands, image.format) != (*shape, "uchar"):
             raise OSError("the file holds another picture than its head promises")
         region = vips.Region.new(image)
-        for top in range(0, size[1], rows):
-            count = min(rows, size[1] - top)
-            values = region.fetch(0, top, size[0], count)
-            if deep:
-                values = (np.frombuffer(values, np.uint16) >> 8).astype(np.uint8).tobytes()
-            yield Image.frombytes(mode, (size[0], count), values)
+        top = 0
+        for count in rows:
+            yield bytes(region.fetch(0, top, shape[0], count))
+            top += count
     except vips.Error as error:
         raise _damaged(error) from None
 

@@ -5,12 +5,14 @@ Little of it stays in memory, however many things wait; the rest goes to tempora
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
+import itertools
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Protocol
 
 from caption_assets.sources.failures import FetchError
@@ -228,6 +230,48 @@ class Part(io.RawIOBase):
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place."""
         self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence])
+        return self._place
+
+    def tell(self) -> int:
+        """The place."""
+        return self._place
+
+
+class Joined(io.RawIOBase):
+    """Files one behind the other, as one. Their own places are of no account.
+
+    Args:
+        files: none of which grows.
+    """
+
+    def __init__(self, files: Sequence[io.RawIOBase | io.BufferedIOBase]) -> None:
+        self._ends = [*itertools.accumulate(file.seek(0, io.SEEK_END) for file in files)]
+        self._files = files
+        self._place = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """The next bytes, as many as the buffer has room for or as one of the files has left."""
+        number = bisect.bisect_right(self._ends, self._place)
+        if number == len(self._files):
+            return 0
+        start = self._ends[number - 1] if number else 0
+        self._files[number].seek(self._place - start)
+        data = self._files[number].read(min(len(buffer), self._ends[number] - self._place)) or b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._ends[-1]}[whence])
         return self._place
 
     def tell(self) -> int:

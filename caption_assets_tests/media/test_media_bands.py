@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import pyvips
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
@@ -33,6 +34,7 @@ def small_and_big(data: bytes, monkeypatch: pytest.MonkeyPatch, target_pixels: i
         patch.setattr("caption_assets.media.pixels._BAND_PIXELS", 3000)
         patch.setattr("caption_assets.media.tiff._PIECE", 4000)
         patch.setattr("caption_assets.media.tiff._BIG_PIXELS", 20_000)
+        patch.setattr("caption_assets.media.tiff._BIG_BY_LIBTIFF", 20_000)
 
         def watched(opened: Image.Image, file: Bytes, size: tuple[int, int]) -> bands.Bands | None:
             big = bands_of(opened, file, size)
@@ -77,6 +79,18 @@ def test_tiffs_of_every_mode(mode: str, compression: str | None, monkeypatch: py
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
 def test_tiffs_of_jpeg_strips(mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(*small_and_big(encode(of_mode(mode), "TIFF", strip_size=20_000, **options), monkeypatch), most=1)
+
+
+@pytest.mark.parametrize(("mode", "photometric"), [("RGB", 2), ("CMYK", 5), ("RGB", 6)])
+def test_a_tiff_of_one_jpeg_strip(mode: str, photometric: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = of_mode(mode).crop((0, 0, SIZE[0], 120))
+    data = encode(image, "TIFF", compression="jpeg", strip_size=1 << 30)
+    if photometric == 6:  # luma and chroma
+        data = pyvips.Image.new_from_array(np.asarray(image)).tiffsave_buffer(compression="jpeg", Q=80)
+    with Image.open(io.BytesIO(data)) as opened:
+        tags = opened.tag_v2  # type: ignore[attr-defined]
+    assert (len(tags[273]), tags[262]) == (1, photometric)
+    assert_same(*small_and_big(data, monkeypatch), most=1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -209,6 +223,34 @@ def test_webp_is_shrunk_as_it_is_decoded(
     on_white.paste(image, mask=image if transparent else None)
     wanted = np.asarray(on_white.resize(plain.shape[1::-1], Image.Resampling.LANCZOS), np.float64)
     assert 10 * np.log10(255**2 / ((plain - wanted) ** 2).mean()) > 45
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("target", [2000, 10**6])
+def test_of_an_animated_webp_only_the_first_frame_is_decoded(
+    mode: str, lossless: bool, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [of_mode(mode), of_mode(mode).transpose(Image.Transpose.ROTATE_180), Image.new(mode, SIZE, "white")]
+    options: dict[str, Any] = {"lossless": lossless, "icc_profile": swapped_profile(), "duration": 50}
+    data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], **options)
+    small, big = small_and_big(data, monkeypatch, target)
+    assert big.frames == 3
+    assert_same(small, big, most=20 if target == 2000 and not lossless else 5)
+    assert np.abs(pixels(small.image) - pixels(big.image)).mean() < 2.5  # of another frame 60
+
+
+def test_an_animated_webp_that_begins_with_a_part_of_its_picture_is_left_to_pillow() -> None:
+    first = Image.new("RGBA", SIZE)
+    first.paste(quarters(), (100, 60))
+    data = encode(first, "WEBP", save_all=True, append_images=[of_mode("RGBA")], minimize_size=True)
+    assert webp.first_frame(data, SIZE) is None
+    whole = encode(of_mode("RGB"), "WEBP", save_all=True, append_images=[quarters(*SIZE)])
+    assert webp.first_frame(whole, SIZE) is not None
+    assert webp.first_frame(whole, (SIZE[0] + 1, SIZE[1])) is None
+    assert webp.first_frame(encode(of_mode("RGB"), "WEBP"), SIZE) is None
+    for end in range(len(whole)):
+        webp.first_frame(whole[:end], SIZE)  # never an exception
 
 
 @pytest.mark.parametrize("profile", [b"", swapped_profile()])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pyvips
 from aiohttp import web
-from PIL import Image
+from PIL import ExifTags, Image
 
 from caption_assets.config import Media
 from caption_assets.sources.spool import ALL_IN_MEMORY, LARGE
@@ -28,6 +28,8 @@ LIMIT = 600
 """Megabytes."""
 REST = 110
 """Megabytes of libraries that are loaded with the first picture, threads' stacks and connections."""
+MIRRORED = Image.Exif()
+MIRRORED[ExifTags.Base.Orientation] = 2
 FAST: dict[str, Any] = {"quality": 60, "enc_params": {"preset": "ultrafast"}}
 
 ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
@@ -49,6 +51,8 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "png_interlaced": (HUNDRED, "RGB;16", "PNG", {"interlace": True}),
     "png_interlaced_alpha": (HUNDRED, "RGBA", "PNG", {"interlace": True}),
     "tiff_lzma_one_strip": (HUNDRED, "RGB", "TIFF", {"compression": "lzma", "strip_size": 1 << 30}),
+    "tiff_lzw_one_strip": (FIFTY, "LAB", "TIFF", {"compression": "tiff_lzw", "strip_size": 1 << 30}),
+    "tiff_jpeg_one_strip": (HUNDRED, "RGB", "TIFF", {"compression": "jpeg", "strip_size": 1 << 30}),
     "tiff_zstd_one_strip": (HUNDRED, "RGB", "TIFF", {"compression": "zstd", "strip_size": 1 << 30}),
     "png_alpha": (HUNDRED, "RGBA", "PNG", {"compress_level": 1}),
     "tiff_lzw": (HUNDRED, "RGB", "TIFF", {"compression": "tiff_lzw"}),
@@ -58,14 +62,18 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "bmp_alpha": (HUNDRED, "RGBA", "BMP", {}),
     "webp": (HUNDRED, "RGB", "WEBP", {"quality": 80, "method": 0}),
     "webp_alpha": (HUNDRED, "RGBA", "WEBP", {"quality": 80, "method": 0}),
+    "webp_animated": (HUNDRED, "RGB", "WEBP", {"quality": 80, "method": 0, "save_all": True}),
     "webp_lossless_alpha": (FIFTY, "RGBA", "WEBP", {"lossless": True, "method": 0, "quality": 0}),
     "webp_lossless_profile": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "icc_profile": swapped_profile()}),
     "webp_lossless": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "quality": 0}),
     "avif": (HUNDRED, "RGB", "AVIF", {"speed": 10}),
     "avif_444": (SEVENTY, "RGB", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
-    "avif_alpha": (SEVENTY, "RGBA", "AVIF", {"speed": 10}),
+    "avif_alpha": (HUNDRED, "RGBA", "AVIF", {"speed": 10}),
+    "avif_mirrored": (HUNDRED, "RGB", "AVIF", {"speed": 10, "exif": MIRRORED}),
     "heic": (HUNDRED, "RGB", "HEIF", {**FAST, "tile_size": 512}),
     "heic_one_tile": (HUNDRED, "RGB", "HEIF", FAST),
+    "heic_mirrored": (HUNDRED, "RGB", "HEIF", {**FAST, "exif": MIRRORED.tobytes()}),
+    "heic_alpha": (HUNDRED, "RGBA", "HEIF", FAST),
     "heic_444": (SEVENTY, "RGB", "HEIF", {**FAST, "chroma": 444}),
     "jxl": (PHONE, "RGB", "JXL", {"effort": 1}),
 }
@@ -74,8 +82,7 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
 REFUSED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "jpeg_progressive_444": (HUNDRED, "RGB", "JPEG", {"progressive": True, "subsampling": "4:4:4"}),
     "jpeg_progressive_cmyk": (HUNDRED, "CMYK", "JPEG", {"progressive": True}),
-    "tiff_one_strip": (HUNDRED, "RGB", "TIFF", {"compression": "tiff_lzw", "strip_size": 1 << 30}),
-    "avif_444": (HUNDRED, "RGB", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
+    "tiff_one_strip": (HUNDRED, "RGBA", "TIFF", {"compression": "packbits", "strip_size": 1 << 30}),
     "jxl": (HUNDRED, "RGB", "JXL", {"effort": 1}),
 }
 """What only a larger `max_decode_mb` lets through."""
@@ -95,6 +102,8 @@ def picture(size: tuple[int, int], mode: str) -> Image.Image:
 
 def file_of(size: tuple[int, int], mode: str, format_name: str, options: dict[str, Any]) -> bytes:
     """A picture's file; what Pillow does not write, sixteen bits a sample and interlacing, by OpenCV and libvips."""
+    if "save_all" in options:
+        options = options | {"append_images": [Image.new(mode, size, "white")]}
     if "interlace" in options:
         values = np.asarray(picture(size, mode.removesuffix(";16"))).astype(
             np.uint16 if mode.endswith(";16") else np.uint8

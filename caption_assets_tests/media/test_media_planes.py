@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from caption_assets.media import bands, coded_planes
 from caption_assets.media.decode import DecodeError, Picture, decode
 from caption_assets.media.heif_items import Coded, Items, UnknownKindError
-from caption_assets.media.isobmff import Extent
+from caption_assets.media.isobmff import Extent, extents
 from caption_assets_tests.media.pictures import encode, noise
 
 SIZE = (302, 204)
@@ -38,6 +39,44 @@ def with_colours(data: bytes, matrix: int, full: bool) -> bytes:
     """A file that says something else of its colours."""
     place = data.index(b"nclx") + 4
     return data[: place + 4] + matrix.to_bytes(2, "big") + bytes([0x80 * full]) + data[place + 7 :]
+
+
+def with_crop(data: bytes, left: int, top: int, width: int, height: int, *, of: tuple[int, int] = SIZE) -> bytes:
+    """A file whose picture shows a part only: its first property that is no size or colour makes room for a crop."""
+    twice = (2 * left + width - of[0], 2 * top + height - of[1])  # the part's middle, from the picture's, in halves
+    numbers = (width, 1, height, 1, twice[0], 2, twice[1], 2)
+    crop = (40).to_bytes(4, "big") + b"clap" + b"".join(number.to_bytes(4, "big", signed=True) for number in numbers)
+    return with_property(data, crop)
+
+
+def with_property(data: bytes, box: bytes) -> bytes:
+    """A file with one property more, for all its items that have any with an irot before: it takes that one's place."""
+    place = data.index(b"irot") - 4
+    more = len(box) - 9
+    made = bytearray(data[:place] + box + data[place + 9 :])
+    for kind in (b"meta", b"iprp", b"ipco"):
+        at = made.index(kind) - 4
+        made[at : at + 4] = (int.from_bytes(made[at : at + 4], "big") + more).to_bytes(4, "big")
+    at = made.index(b"iloc")
+    end = at + int.from_bytes(made[at - 4 : at], "big") - 4
+    for found in {extent.place for extent in extents(bytes(made), at + 4, end) if not extent.construction}:
+        old, new = found.to_bytes(4, "big"), (found + more).to_bytes(4, "big")
+        assert made.count(old, at, end) == 1
+        made[at:end] = made[at:end].replace(old, new)
+    return bytes(made)
+
+
+def turned(image: Image.Image, format_name: str, orientation: int, **options: Any) -> bytes:
+    """A file that says how its picture is to be turned."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encode(image, format_name, exif=exif.tobytes() if format_name == "HEIF" else exif, **options)
+
+
+def cropped(left: int, top: int, width: int, height: int, **options: Any) -> bytes:
+    """A HEIC that shows a part of its picture."""
+    mode = options.pop("mode", "RGB")
+    return with_crop(turned(smooth(mode=mode), "HEIF", 3, chroma=444, **options), left, top, width, height)
 
 
 @pytest.fixture
@@ -82,6 +121,20 @@ FILES = {
     "heic 4:4:4 of tiles": lambda: encode(smooth((304, 208)), "HEIF", chroma=444, tile_size=64),
     "heic 4:4:4 of tiles, of which a part shows": lambda: encode(smooth(), "HEIF", chroma=444, tile_size=64),
     "heic 4:4:4 of odd size": lambda: encode(smooth((301, 203)), "HEIF", chroma=444),
+    **{
+        f"{kind} turned like {orientation}": functools.partial(turned, smooth(), name, orientation, **options)
+        for kind, name, options in (
+            ("avif", "AVIF", {}),
+            ("heic 4:4:4", "HEIF", {"chroma": 444}),
+        )
+        for orientation in range(2, 9)
+    },
+    "heic 4:4:4 with alpha, mirrored": lambda: turned(smooth(mode="RGBA"), "HEIF", 5, chroma=444),
+    "heic 4:4:4 cropped at the right": lambda: cropped(0, 0, 200, 204),
+    "heic 4:4:4 cropped around": lambda: cropped(32, 50, 200, 100),
+    "heic 4:4:4 cropped by odd numbers": lambda: cropped(31, 51, 201, 101),
+    "heic 4:4:4 of tiles, cropped": lambda: cropped(130, 66, 40, 100, tile_size=64),
+    "heic 4:4:4 with alpha, cropped": lambda: cropped(32, 50, 200, 100, mode="RGBA"),
     "heic 4:2:0": lambda: encode(smooth(), "HEIF"),
     "heic 4:2:0 of tiles": lambda: encode(smooth(), "HEIF", tile_size=64),
 }

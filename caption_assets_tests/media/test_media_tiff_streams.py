@@ -17,9 +17,11 @@ from caption_assets.media.tiff_streams import stream_rows
 from caption_assets_tests.media.pictures import encode, noise
 from caption_assets_tests.media.test_media_bands import SIZE, assert_same, decoded, of_mode, small_and_big
 
+OURS, LIBTIFFS = ("tiff_deflate", "lzma", "zstd"), ("tiff_lzw", "packbits")
+
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "LA", "LAB", "I;16", "F"])
-@pytest.mark.parametrize("compression", ["tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd"])
+@pytest.mark.parametrize("compression", ["tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd", "tiff_lzw", "packbits"])
 @pytest.mark.parametrize("predictor", [1, 2])
 @pytest.mark.parametrize("strips", [1, 2])
 def test_strips_that_are_streams_are_read_row_by_row(
@@ -35,13 +37,21 @@ def test_strips_that_are_streams_are_read_row_by_row(
     assert len(streamed) == strips * (2 if mode == "F" else 1)  # first its lightest and darkest value
 
 
-@pytest.mark.parametrize("compression", ["tiff_deflate", "lzma", "zstd"])
-@pytest.mark.parametrize(("spoil", "kind"), [("cut", "truncated"), ("short", "truncated"), ("damage", "unreadable")])
+@pytest.mark.parametrize(
+    ("compression", "spoil", "kind"),
+    [
+        *((name, "cut", "truncated") for name in (*OURS, *LIBTIFFS)),
+        *((name, "short", "truncated") for name in OURS),
+        *((name, "short", "unreadable") for name in LIBTIFFS),
+        *((name, "damage", "unreadable") for name in (*OURS, "tiff_lzw")),  # of PackBits any bytes make sense
+    ],
+)
 def test_a_stream_that_ends_or_breaks_is_told(
     compression: str, spoil: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bands, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(tiff_module, "_BIG_PIXELS", 1000)
+    monkeypatch.setattr(tiff_module, "_BIG_BY_LIBTIFF", 1000)
     data = bytearray(encode(noise(*SIZE), "TIFF", compression=compression, strip_size=1 << 30))
     with Image.open(io.BytesIO(data)) as opened:
         (place,), (size,) = opened.tag_v2[273], opened.tag_v2[279]  # type: ignore[attr-defined]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import os
 import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from caption_assets.sources import stores
 from caption_assets.sources.ahead import Ahead, Room
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.bucket import BucketSource
-from caption_assets.sources.spool import ALL_IN_MEMORY, IN_MEMORY, Spool
+from caption_assets.sources.spool import ALL_IN_MEMORY, IN_MEMORY, Joined, Spool
 
 
 def written(size: int, piece: int = 300_000) -> tuple[Spool, bytes]:
@@ -111,3 +114,19 @@ def test_of_a_store_it_comes_in_pieces(size: int, tmp_path: Path) -> None:
     source = BucketSource(f"file://{tmp_path}")
     (item,) = source.scan()
     assert source.start(item.uri, item.etag).result() == data
+
+
+@given(
+    st.lists(st.binary(max_size=5), min_size=1, max_size=4), st.lists(st.tuples(st.integers(0, 25), st.integers(1, 9)))
+)
+def test_files_one_behind_the_other_are_one(parts: list[bytes], reads: list[tuple[int, int]]) -> None:
+    file, same = Joined([io.BytesIO(part) for part in parts]), io.BytesIO(b"".join(parts))
+    assert file.seek(0, io.SEEK_END) == same.seek(0, io.SEEK_END)
+    for place, count in reads:
+        file.seek(place)
+        same.seek(place)
+        wanted, found = same.read(count), b""
+        while len(found) < count and (piece := file.read(count - len(found))):
+            found += piece
+        assert found == wanted
+        assert file.tell() == max(place, same.tell())
