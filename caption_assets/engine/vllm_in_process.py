@@ -142,7 +142,7 @@ class InProcessEngine:
         """Hand waiting requests to the engine; wait for one where it has nothing to do. False: close.
 
         As long as it has enough to do they wait for others: many prepared one after the other take a quarter less time
-        than each between two steps of the model. Those that go before some it has already do not wait.
+        than each between two steps of the model. Those that go before some it has already wait for half a batch only.
         """
         while True:
             try:
@@ -155,13 +155,18 @@ class InProcessEngine:
                 heapq.heappush(self._waiting, (entry.request.priority, next(self._arrivals), entry))
             elif self._running.pop(entry, None):
                 engine.abort_request([entry])
-        room = len(self._running) <= self._seqs + self._seqs // 4
-        while self._waiting and (room or self._overtakes(self._waiting[0][0])):
-            self._prepare(engine, params, heapq.heappop(self._waiting)[2])
+        if len(self._running) <= self._seqs + self._seqs // 4 or self._are_overtaking():
+            while self._waiting:
+                self._prepare(engine, params, heapq.heappop(self._waiting)[2])
         return True
 
-    def _overtakes(self, priority: int) -> bool:
-        return any(priority < pending.request.priority for pending in self._running.values())
+    def _are_overtaking(self) -> bool:
+        """Whether half a batch waits that goes before some that the engine has."""
+        enough = max(1, self._seqs // 2)
+        if len(self._waiting) < enough:
+            return False
+        last = max(pending.request.priority for pending in self._running.values())
+        return sum(priority < last for priority, _, _ in self._waiting) >= enough
 
     def _prepare(self, engine: Any, params: Any, entry: _Pending) -> None:
         """Hand a request to the engine, unless nobody waits for it any more."""

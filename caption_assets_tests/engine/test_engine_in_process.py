@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
+from caption_assets.engine.vllm_in_process import InProcessEngine
 from caption_assets_tests.support import SharedEngine
 
 _SCHEMA = {
@@ -127,3 +129,30 @@ def test_a_lower_priority_number_goes_first(shared_engine: SharedEngine) -> None
         assert last - began < 120, "those that came last, and go first, overtook most of those that wait"
 
     asyncio.run(everything())
+
+
+def test_few_that_go_first_are_prepared_together_with_others(
+    shared_engine: SharedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each for itself between two steps of the model they would take longer."""
+    busy: list[int] = []
+    prepare = InProcessEngine._prepare
+
+    def watched(self: InProcessEngine, engine: Any, params: Any, entry: Any) -> None:
+        if entry.request.request_id.startswith("few"):
+            busy.append(len(self._running))
+        prepare(self, engine, params, entry)
+
+    async def ask(name: str, priority: int) -> EngineReply:
+        request = _request(name, f"Count {name}.", image=None, image_id=None, priority=priority)
+        return await shared_engine.generate(request)
+
+    async def everything() -> None:
+        others = [asyncio.ensure_future(ask(f"others-{n}", 1)) for n in range(192)]
+        await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*others, *(ask(f"few-{n}", 0) for n in range(8)))
+
+    monkeypatch.setattr(InProcessEngine, "_prepare", watched)
+    asyncio.run(everything())
+    assert len(busy) == 8
+    assert max(busy) <= 64 + 16 + 8
