@@ -36,7 +36,7 @@ IN_BANDS = frozenset({"PNG", "BMP", "TIFF"})
 """Formats that need not be in memory to be decoded."""
 _FLAT = frozenset({"1", "L", "P"})
 """Modes of a byte a pixel, for which bands are not worth it."""
-_JPEGS_COLOURS = {(tiff_tags.RGB, "RGB"), (tiff_tags.YCBCR, "RGB"), (tiff_tags.CMYK, "CMYK")}
+_JPEGS_COLOURS = frozenset({(tiff_tags.RGB, "RGB"), (tiff_tags.YCBCR, "RGB"), (tiff_tags.CMYK, "CMYK")})
 """How a TIFF's colours may be stored for its rows, as libtiff decodes JPEG, to be values of these modes."""
 _MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 """Modes whose values stand one behind the other, a byte each."""
@@ -70,8 +70,8 @@ def bands_of(opened: Image.Image, data: Bytes, size: tuple[int, int]) -> Bands |
     """
     if not isinstance(data, bytes) and opened.format not in IN_BANDS:
         return None
-    least = WHOLE_PIXELS if opened.format in IN_BANDS else COPIED_PIXELS
     maker = _MAKERS.get(opened.format or "")
+    least = WHOLE_PIXELS if opened.format in IN_BANDS else COPIED_PIXELS
     if maker is None or opened.width * opened.height <= least:
         return None
     try:

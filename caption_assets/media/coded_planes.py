@@ -43,7 +43,7 @@ def bands(items: Items, coded: Coded, rows: int) -> Iterator[Pixels]:
         OSError: a tile cannot be decoded.
         FetchError: unreadable, where there is no room for temporary files.
     """
-    left, top, right, bottom = coded.crop or (0, 0, coded.width, coded.height)
+    left, top, right, bottom = coded.box
     rest = np.empty((0, right - left, 4 if coded.alpha else 3), np.uint8)
     place = 0
     for band in _bands_of_tiles(items, coded):

@@ -28,6 +28,7 @@ from caption_assets.media.pixels import (
     resample,
     rgb_pixels,
 )
+from caption_assets.media.tiff_tags import Tag
 from caption_assets.media.truncated import is_blank, start_grey, truncated_files
 from caption_assets.sources.base import FetchError
 from caption_assets.sources.spool import Bytes
@@ -40,7 +41,6 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # brok
 _LOSSLESS = frozenset({"PNG", "GIF", "BMP", "TIFF"})
 _PARTIAL = frozenset({*JPEGS, "PNG", "GIF", "BMP", "TIFF"})
 """Formats of which a part can be decoded; of the others all is wanted."""
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _MESSAGE_LENGTH = 300
 _HEAD = 4096
 """As much of a file as tells its format."""
@@ -319,7 +319,7 @@ def _frames(opened: Image.Image, original: Original) -> int:
 def _tile_size(image: Image.Image) -> tuple[int, int]:
     """Size of a TIFF's tiles: a tile is decoded whole, however small the picture that is cut from it."""
     tags = getattr(image, "tag_v2", {})
-    return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
+    return int(tags.get(Tag.TILE_WIDTH, 0)), int(tags.get(Tag.TILE_LENGTH, 0))
 
 
 def _kept_jpeg(data: bytes, pixels: Pixels) -> bytes | None:

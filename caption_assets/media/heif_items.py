@@ -51,13 +51,18 @@ class Coded:
     orientation: int = 1
     """How it is to be turned and mirrored, as EXIF has it (TIFF 6.0, tag 274)."""
     crop: tuple[int, int, int, int] | None = None
-    """The part that is to be shown: left, top, right and bottom, before it is turned."""
+    """Left, top, right and bottom of the part that is to be shown, before it is turned."""
     alpha: Coded | None = None
 
     @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of what is to be shown: all, where nothing is cropped."""
+        return self.crop or (0, 0, self.width, self.height)
+
+    @property
     def shown(self) -> tuple[int, int]:
-        """Width and height of the part that is to be shown, not turned."""
-        left, top, right, bottom = self.crop or (0, 0, self.width, self.height)
+        """Width and height of what is to be shown, not turned."""
+        left, top, right, bottom = self.box
         return right - left, bottom - top
 
     @property

@@ -30,7 +30,8 @@ from caption_assets.sources.spool import Bytes, Joined, Part
 
 _PIECE = 1 << 16
 _LZMA_BYTES, _ZSTANDARD_BYTES, _VIPS_BYTES = 80_000_000, 140_000_000, 55_000_000
-"""What a decompressor may hold to refer to: of LZMA's highest preset, and what Zstandard's takes at most by default."""
+"""What a decompressor may hold to refer to: of LZMA's highest preset, what Zstandard's takes at most by default;
+and of libvips and libtiff, measured, what they take besides the strip."""
 STREAMS = {
     DEFLATE: 0,
     OLD_DEFLATE: 0,

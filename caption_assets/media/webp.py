@@ -32,7 +32,8 @@ def first_frame(data: bytes, size: tuple[int, int]) -> bytes | None:
     left, top, width, height = (int.from_bytes(data[at : at + 3], "little") for at in range(place, place + 12, 3))
     if (left, top, width + 1, height + 1) != (0, 0, *size):
         return None
-    parts = {kind: data[start:stop] for kind, start, stop in _walk(data, place + _FRAME_HEAD, end)}
+    view = memoryview(data)
+    parts = {kind: view[start:stop] for kind, start, stop in _walk(data, place + _FRAME_HEAD, end)}
     coded = LOSSLESS if LOSSLESS in parts else _LOSSY
     if coded not in parts:
         return None
@@ -54,8 +55,12 @@ def _walk(data: bytes, place: int, end: int) -> Iterator[tuple[bytes, int, int]]
         place += 8 + size + size % 2
 
 
-def _file(*parts: tuple[bytes, bytes]) -> bytes:
-    body = b"".join(
-        kind + len(content).to_bytes(4, "little") + content + b"\0" * (len(content) % 2) for kind, content in parts
-    )
-    return b"RIFF" + (4 + len(body)).to_bytes(4, "little") + b"WEBP" + body
+def _file(*parts: tuple[bytes, bytes | memoryview]) -> bytes:
+    """A file of these chunks; what they hold is copied once."""
+    pieces = [
+        piece
+        for kind, content in parts
+        for piece in (kind, len(content).to_bytes(4, "little"), content, b"\0" * (len(content) % 2))
+    ]
+    size = 4 + sum(len(piece) for piece in pieces)
+    return b"".join([b"RIFF", size.to_bytes(4, "little"), b"WEBP", *pieces])

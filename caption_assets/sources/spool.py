@@ -197,19 +197,15 @@ class _View:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class Part(io.RawIOBase):
-    """Bytes from one place to another, as a file of its own.
+class _Placed(io.RawIOBase):
+    """A file to read from any place, of so many bytes, which `_at` gives."""
 
-    Args:
-        view: all of them.
-        begin: the first place.
-        end: the one behind the last; None: all that there are.
-    """
+    def __init__(self, size: int) -> None:
+        self._size, self._place = size, 0
 
-    def __init__(self, view: Bytes, begin: int = 0, end: int | None = None) -> None:
-        self._view, self._begin = view, begin
-        self._size = max(0, min(len(view), len(view) if end is None else end) - begin)
-        self._place = 0
+    def _at(self, place: int, count: int) -> bytes:
+        """Bytes from a place within it on: `count`, or fewer, at least one."""
+        raise NotImplementedError
 
     def readable(self) -> bool:
         """It is."""
@@ -220,9 +216,9 @@ class Part(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """The next bytes, as many as the buffer has room for or as are left."""
+        """The next bytes, no more than the buffer has room for or than are left."""
         count = max(0, min(len(buffer), self._size - self._place))
-        data = self._view[self._begin + self._place : self._begin + self._place + count]
+        data = self._at(self._place, count) if count else b""
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
@@ -237,7 +233,24 @@ class Part(io.RawIOBase):
         return self._place
 
 
-class Joined(io.RawIOBase):
+class Part(_Placed):
+    """Bytes from one place to another, as a file of its own.
+
+    Args:
+        view: all of them.
+        begin: the first place.
+        end: the one behind the last; None: all that there are.
+    """
+
+    def __init__(self, view: Bytes, begin: int = 0, end: int | None = None) -> None:
+        super().__init__(max(0, min(len(view), len(view) if end is None else end) - begin))
+        self._view, self._begin = view, begin
+
+    def _at(self, place: int, count: int) -> bytes:
+        return self._view[self._begin + place : self._begin + place + count]
+
+
+class Joined(_Placed):
     """Files one behind the other, as one. Their own places are of no account.
 
     Args:
@@ -246,37 +259,13 @@ class Joined(io.RawIOBase):
 
     def __init__(self, files: Sequence[io.RawIOBase | io.BufferedIOBase]) -> None:
         self._ends = [*itertools.accumulate(file.seek(0, io.SEEK_END) for file in files)]
+        super().__init__(self._ends[-1])
         self._files = files
-        self._place = 0
 
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """The next bytes, as many as the buffer has room for or as one of the files has left."""
-        number = bisect.bisect_right(self._ends, self._place)
-        if number == len(self._files):
-            return 0
-        start = self._ends[number - 1] if number else 0
-        self._files[number].seek(self._place - start)
-        data = self._files[number].read(min(len(buffer), self._ends[number] - self._place)) or b""
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)
-
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
-        self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._ends[-1]}[whence])
-        return self._place
-
-    def tell(self) -> int:
-        """The place."""
-        return self._place
+    def _at(self, place: int, count: int) -> bytes:
+        number = bisect.bisect_right(self._ends, place)
+        self._files[number].seek(place - (self._ends[number - 1] if number else 0))
+        return self._files[number].read(min(count, self._ends[number] - place)) or b""
 
 
 Body = bytes | Spool

@@ -42,7 +42,7 @@ def with_colours(data: bytes, matrix: int, full: bool) -> bytes:
 
 
 def with_crop(data: bytes, left: int, top: int, width: int, height: int, *, of: tuple[int, int] = SIZE) -> bytes:
-    """A file whose picture shows a part only: its first property that is no size or colour makes room for a crop."""
+    """A file with an irot whose picture is not turned, but shows a part only."""
     twice = (2 * left + width - of[0], 2 * top + height - of[1])  # the part's middle, from the picture's, in halves
     numbers = (width, 1, height, 1, twice[0], 2, twice[1], 2)
     crop = (40).to_bytes(4, "big") + b"clap" + b"".join(number.to_bytes(4, "big", signed=True) for number in numbers)
@@ -50,7 +50,7 @@ def with_crop(data: bytes, left: int, top: int, width: int, height: int, *, of: 
 
 
 def with_property(data: bytes, box: bytes) -> bytes:
-    """A file with one property more, for all its items that have any with an irot before: it takes that one's place."""
+    """A file that has another property, a whole box, in place of its irot."""
     place = data.index(b"irot") - 4
     more = len(box) - 9
     made = bytearray(data[:place] + box + data[place + 9 :])
