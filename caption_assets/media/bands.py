@@ -1,9 +1,9 @@
 """Big pictures, a band of rows at a time, by format in the way that takes the least memory.
 
 PNG and BMP are never decoded as a whole, TIFF hardly ever, and WebP is shrunk as it is decoded. AVIF and HEIC are
-decoded to luma and chroma, a line of tiles at a time. JPEG XL's decoder knows no other way than the whole picture; from
-it, of WebP that is not to be shrunk, and of AVIF and HEIC of rare kinds, the pixels are taken as they come, without the
-copies that Pillow would make.
+decoded to luma and chroma, a line of tiles at a time, JPEG of several scans a component at a time. JPEG XL's decoder
+knows no other way than the whole picture; from it, of WebP that is not shrunk, and of AVIF and HEIC of rare kinds,
+the pixels are taken as they come, without the copies that Pillow would make.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from PIL import Image
 
 from caption_assets.media import formats, tiff_tags, vips, webp
 from caption_assets.media.bmp import BandedBmp
-from caption_assets.media.budget import BAND_BYTES, decoder_bytes, planes_bytes
+from caption_assets.media.budget import BAND_BYTES, JPEGS, coefficient_bytes, decoder_bytes, planes_bytes
 from caption_assets.media.heif_items import Items, UnknownKindError
+from caption_assets.media.jpeg_components import Components
 from caption_assets.media.pixels import whole_factor
 from caption_assets.media.png import BandedPng
 from caption_assets.media.tiff import BandedTiff, InOnePieceError
@@ -32,6 +33,8 @@ WHOLE_PIXELS = 16_000_000
 """Of more than this a PNG, BMP or TIFF is decoded in bands."""
 COPIED_PIXELS = 4_000_000
 """Of more than this a WebP, AVIF, HEIC or JPEG XL is decoded without copies."""
+COEFFICIENT_BYTES = 200_000_000
+"""Of more coefficients than this a JPEG is decoded a component at a time."""
 IN_BANDS = frozenset({"PNG", "BMP", "TIFF"})
 """Formats that need not be in memory to be decoded."""
 _FLAT = frozenset({"1", "L", "P"})
@@ -52,8 +55,9 @@ class Bands:
     """Bytes that reading takes, besides the file."""
     read: Callable[[int], Iterator[Image.Image]] = lambda rows: iter(())
     """The picture from top to bottom, so many rows at a time. Raises OSError. Of modes I and F it may be read again."""
-    shrunk: Callable[[], Image.Image] | None = None
-    """The whole picture, averaged down in decoding, where its decoder can do that."""
+    shrunk: Callable[[], tuple[Image.Image, tuple[float, float]]] | None = None
+    """The whole picture, averaged down in decoding, where its decoder can do that; and its width and height in these
+    pixels, of which the last may lie partly outside."""
     orientation: int | None = None
     """How it is to be turned (TIFF 6.0, tag 274), where its file says that in a way that its reader does not tell."""
     exif: Callable[[], bytes | None] = lambda: None
@@ -87,6 +91,14 @@ def _png(opened: Image.Image, data: Bytes) -> Bands:
 
 def _bmp(opened: Image.Image, data: Bytes) -> Bands | None:
     return Bands(opened.size, BAND_BYTES, BandedBmp(data).bands) if opened.mode not in _FLAT else None
+
+
+def _jpeg(opened: Image.Image, data: bytes, size: tuple[int, int]) -> Bands | None:
+    """Of one whose decoder would hold all coefficients, unless it is not to be shrunk and may keep its file."""
+    if coefficient_bytes(opened, data) <= COEFFICIENT_BYTES or size == opened.size:
+        return None
+    components = Components(data)
+    return Bands(opened.size, components.working(size), shrunk=lambda: components.shrunk(size))
 
 
 def _tiff(opened: Image.Image, data: Bytes) -> Bands | None:
@@ -133,7 +145,12 @@ def _still_webp(opened: Image.Image, data: bytes, size: tuple[int, int]) -> Band
     factor = whole_factor(opened.size, size)
     if factor > 1 and opened.mode in {"RGB", "RGBA"}:
         working = vips.shrunk_bytes(data, opened.size, factor)
-        return Bands(opened.size, working, shrunk=lambda: vips.shrunk_webp(data, factor))
+
+        def shrunk() -> tuple[Image.Image, tuple[float, float]]:
+            image = vips.shrunk_webp(data, factor)
+            return image, image.size
+
+        return Bands(opened.size, working, shrunk=shrunk)
 
     def pixels() -> NDArray[np.uint8]:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -229,6 +246,7 @@ def _at_once(
 
 
 _MAKERS: dict[str, Callable[[Image.Image, Any, tuple[int, int]], Bands | None]] = {
+    **dict.fromkeys(JPEGS, _jpeg),
     "PNG": lambda opened, data, size: _png(opened, data),
     "BMP": lambda opened, data, size: _bmp(opened, data),
     "TIFF": lambda opened, data, size: _tiff(opened, data),

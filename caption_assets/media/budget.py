@@ -89,15 +89,14 @@ def _jpeg_bytes(opened: Image.Image, data: bytes, target_pixels: int) -> int:
     width, height = opened.size
     scale = jpeg_scale(opened.size, fit(width, height, target_pixels)) / 8
     pixels = int(width * height * scale * scale) * 4
-    if opened.info.get("progressive") or opened.info.get("progression"):
-        return pixels + _coefficient_bytes(opened)
-    if width * height > _BIG_PIXELS and not jpeg.has_one_scan(data):
-        return pixels + _coefficient_bytes(opened)
-    return pixels
+    return pixels + coefficient_bytes(opened, data)
 
 
-def _coefficient_bytes(opened: Image.Image) -> int:
-    """Of a JPEG of more than one scan all coefficients are held until the last scan, in two bytes each."""
+def coefficient_bytes(opened: Image.Image, data: bytes) -> int:
+    """Of a big JPEG of more than one scan all coefficients are held until the last scan, in two bytes each."""
+    progressive = opened.info.get("progressive") or opened.info.get("progression")
+    if not progressive and (opened.width * opened.height <= _BIG_PIXELS or jpeg.has_one_scan(data)):
+        return 0
     layers = getattr(opened, "layer", None) or [(0, 1, 1)] * len(opened.getbands())
     most = max(layer[1] for layer in layers) * max(layer[2] for layer in layers)
     share = sum(layer[1] * layer[2] for layer in layers) / most

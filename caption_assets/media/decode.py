@@ -269,20 +269,21 @@ def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Setti
         pixels = jpeg_pixels(data, opened.size, size)
         if pixels is not None:
             return pixels if not profile or is_srgb(profile) else np.asarray(to_srgb(Image.fromarray(pixels), profile))
-    if format_name in JPEGS:
-        opened.draft(None, size)
+    drafted = opened.draft(None, size) if format_name in JPEGS else None
     if settings.partial:
         start_grey(opened)
     opened.load()
-    return rgb_pixels(opened, profile, fit(*opened.size, settings.target_pixels))
+    if drafted is None:
+        size = fit(*opened.size, settings.target_pixels)  # which its reader may have turned by now
+    return rgb_pixels(opened, profile, size, drafted[1][2:] if drafted else opened.size)
 
 
 def _banded_pixels(big: Bands, opened: Image.Image, settings: _Settings, profile: bytes | None) -> Pixels:
     """The pixels of a big picture within the budget, as they are stored."""
     size = fit(*big.size, settings.target_pixels)
     if big.shrunk:
-        small = flatten(big.shrunk())
-        return resample(np.asarray(to_srgb(small, profile)), small.size, size)
+        small, extent = big.shrunk()
+        return resample(np.asarray(to_srgb(flatten(small), profile)), extent, size)
     rows = band_rows(big.size, size)
     limits = value_range(opened.mode, lambda: big.read(rows))
     pixels = join_bands((flatten(band, limits) for band in big.read(rows)), big.size, profile, size)

@@ -74,10 +74,15 @@ def jpeg_pixels(data: bytes, header: tuple[int, int], size: tuple[int, int]) -> 
     return resample(pixels, extent, size)
 
 
-def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int]) -> Pixels:
+def rgb_pixels(
+    image: Image.Image, profile: bytes | None, size: tuple[int, int], extent: tuple[float, float]
+) -> Pixels:
     """A decoded image of any mode at `size` (width, height), in sRGB, transparent parts on white.
 
     Only a band of it is converted at a time: as RGB a picture takes up to four times the memory of its palette.
+
+    Args:
+        extent: its true width and height, in its pixels, of which the last may lie partly outside.
     """
     rows = band_rows(image.size, size)
 
@@ -88,7 +93,7 @@ def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int])
 
     limits = value_range(image.mode, bands)
     flat = (flatten(band, limits) for band in bands())
-    return join_bands(flat, image.size, profile, size)
+    return join_bands(flat, image.size, profile, size, extent)
 
 
 def band_rows(full: tuple[int, int], size: tuple[int, int]) -> int:
@@ -98,9 +103,17 @@ def band_rows(full: tuple[int, int], size: tuple[int, int]) -> int:
 
 
 def join_bands(
-    bands: Iterable[Image.Image], full: tuple[int, int], profile: bytes | None, size: tuple[int, int]
+    bands: Iterable[Image.Image],
+    full: tuple[int, int],
+    profile: bytes | None,
+    size: tuple[int, int],
+    extent: tuple[float, float] | None = None,
 ) -> Pixels:
-    """A picture at `size` from its flat bands, which have `band_rows` rows each but for the last."""
+    """A picture at `size` from its flat bands, which have `band_rows` rows each but for the last.
+
+    Args:
+        extent: its true width and height, where these are less than `full`.
+    """
     factor = whole_factor(full, size)
     pixels = np.empty((-(-full[1] // factor), -(-full[0] // factor), 3), np.uint8)
     filled = 0
@@ -108,7 +121,8 @@ def join_bands(
         part = np.asarray(to_srgb(band.reduce(factor) if factor > 1 else band, profile))
         pixels[filled : filled + len(part)] = part
         filled += len(part)
-    return resample(pixels, (full[0] / factor, full[1] / factor), size)
+    width, height = extent or full
+    return resample(pixels, (width / factor, height / factor), size)
 
 
 def whole_factor(full: tuple[int, int], size: tuple[int, int]) -> int:

@@ -36,6 +36,9 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "jpeg": (HUNDRED, "RGB", "JPEG", {}),
     "jpeg_444": (HUNDRED, "RGB", "JPEG", {"subsampling": "4:4:4"}),
     "jpeg_progressive": (HUNDRED, "RGB", "JPEG", {"progressive": True}),
+    "jpeg_progressive_444": (HUNDRED, "RGB", "JPEG", {"progressive": True, "subsampling": "4:4:4", "quality": 95}),
+    "jpeg_progressive_422": (HUNDRED, "RGB", "JPEG", {"progressive": True, "subsampling": "4:2:2"}),
+    "jpeg_progressive_cmyk": (HUNDRED, "CMYK", "JPEG", {"progressive": True}),
     "jpeg_cmyk": (HUNDRED, "CMYK", "JPEG", {}),
     "png": (HUNDRED, "RGB", "PNG", {"compress_level": 1}),
     "png_16": (HUNDRED, "I;16", "PNG", {"compress_level": 1}),
@@ -80,8 +83,6 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
 """What is decoded with the default settings."""
 
 REFUSED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
-    "jpeg_progressive_444": (HUNDRED, "RGB", "JPEG", {"progressive": True, "subsampling": "4:4:4"}),
-    "jpeg_progressive_cmyk": (HUNDRED, "CMYK", "JPEG", {"progressive": True}),
     "tiff_one_strip": (HUNDRED, "RGBA", "TIFF", {"compression": "packbits", "strip_size": 1 << 30}),
     "jxl": (HUNDRED, "RGB", "JXL", {"effort": 1}),
 }
@@ -185,7 +186,7 @@ def hard_shard(folder: Path, megapixels: float) -> int:
     big = picture((side, side), "RGB")
     photo = encode(picture((2400, 1800), "RGB").effect_spread(3), "JPEG", quality=95)
     hard = [
-        encode(big, "JPEG", progressive=True),
+        encode(big, "JPEG", progressive=True, subsampling="4:4:4", quality=95),
         encode(big, "TIFF"),
         encode(big.convert("RGBA"), "TIFF", compression="packbits"),
         encode(big, "HEIF", **FAST),
