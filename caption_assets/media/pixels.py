@@ -74,9 +74,7 @@ def jpeg_pixels(data: bytes, header: tuple[int, int], size: tuple[int, int]) -> 
     return resample(pixels, extent, size)
 
 
-def rgb_pixels(
-    image: Image.Image, profile: bytes | None, size: tuple[int, int], extent: tuple[float, float]
-) -> Pixels:
+def rgb_pixels(image: Image.Image, profile: bytes | None, size: tuple[int, int], extent: tuple[float, float]) -> Pixels:
     """A decoded image of any mode at `size` (width, height), in sRGB, transparent parts on white.
 
     Only a band of it is converted at a time: as RGB a picture takes up to four times the memory of its palette.
