@@ -71,7 +71,7 @@ def prepare_environment() -> None:
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
-        "OMP_WAIT_POLICY": "passive",  # idle threads must not spin on the cores that decode pictures
+        "GOMP_SPINCOUNT": "100000",  # a millisecond: sooner, to wake them takes longer; later, others want their cores
         "TOKENIZERS_PARALLELISM": "false",
     }
     for name, value in defaults.items():

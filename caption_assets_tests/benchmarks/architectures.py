@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from caption_assets.demo.export import MODEL_FOLDER
+from caption_assets.engine.models import TINY_FOLDER
 
 _SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
 _SIGLIP |= {"patch_size": 14}
@@ -60,11 +60,11 @@ def write_architecture(folder: Path, name: str) -> None:
     words |= {f"word{number}": number for number in range(first, asked["text"]["vocab_size"])}
     _write(folder, "tokenizer.json", tokenizer)
     for other in ("tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
-        (folder / other).write_text((MODEL_FOLDER / other).read_text())
+        (folder / other).write_text((TINY_FOLDER / other).read_text())
 
 
 def _read(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((MODEL_FOLDER / name).read_text())
+    document: dict[str, Any] = json.loads((TINY_FOLDER / name).read_text())
     return document
 
 
