@@ -1,9 +1,9 @@
 """Big pictures, a band of rows at a time, by format in the way that takes the least memory.
 
 PNG and BMP are never decoded as a whole, TIFF hardly ever, and WebP is shrunk as it is decoded. AVIF and HEIC are
-decoded to luma and chroma, a line of tiles at a time, JPEG of several scans a component at a time. JPEG XL's decoder
-knows no other way than the whole picture; from it, of WebP that is not shrunk, and of AVIF and HEIC of rare kinds,
-the pixels are taken as they come, without the copies that Pillow would make.
+decoded to luma and chroma, a line of tiles at a time, JPEG of several scans, where all of it is too much, a component
+at a time. JPEG XL's decoder knows no other way than the whole picture; from it, of WebP that is not shrunk, and of AVIF
+and HEIC of rare kinds, the pixels are taken as they come, without the copies that Pillow would make.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from caption_assets.media import formats, tiff_tags, vips, webp
 from caption_assets.media.bmp import BandedBmp
-from caption_assets.media.budget import BAND_BYTES, JPEGS, coefficient_bytes, decoder_bytes, planes_bytes
+from caption_assets.media.budget import BAND_BYTES, decoder_bytes, planes_bytes
 from caption_assets.media.heif_items import Items, UnknownKindError
 from caption_assets.media.jpeg_components import Components
 from caption_assets.media.pixels import whole_factor
@@ -33,8 +33,6 @@ WHOLE_PIXELS = 16_000_000
 """Of more than this a PNG, BMP or TIFF is decoded in bands."""
 COPIED_PIXELS = 4_000_000
 """Of more than this a WebP, AVIF, HEIC or JPEG XL is decoded without copies."""
-COEFFICIENT_BYTES = 200_000_000
-"""Of more coefficients than this a JPEG is decoded a component at a time."""
 IN_BANDS = frozenset({"PNG", "BMP", "TIFF"})
 """Formats that need not be in memory to be decoded."""
 _FLAT = frozenset({"1", "L", "P"})
@@ -84,6 +82,25 @@ def bands_of(opened: Image.Image, data: Bytes, size: tuple[int, int]) -> Bands |
         return None
 
 
+def by_component(opened: Image.Image, data: bytes, size: tuple[int, int]) -> Bands | None:
+    """Of a JPEG of several scans, which takes less memory so and more time; None: of another kind, or not to be shrunk.
+
+    Args:
+        opened: the file, opened and not loaded.
+        size: width and height that it is to have at least.
+
+    Raises:
+        OSError: it is truncated.
+    """
+    if size == opened.size:  # it may keep its file
+        return None
+    try:
+        components = Components(data)
+    except ValueError:
+        return None
+    return Bands(opened.size, components.working(size), shrunk=lambda: components.shrunk(size))
+
+
 def _png(opened: Image.Image, data: Bytes) -> Bands:
     png = BandedPng(data)
     return Bands(opened.size, BAND_BYTES, png.bands, exif=lambda: png.exif or b"")
@@ -91,14 +108,6 @@ def _png(opened: Image.Image, data: Bytes) -> Bands:
 
 def _bmp(opened: Image.Image, data: Bytes) -> Bands | None:
     return Bands(opened.size, BAND_BYTES, BandedBmp(data).bands) if opened.mode not in _FLAT else None
-
-
-def _jpeg(opened: Image.Image, data: bytes, size: tuple[int, int]) -> Bands | None:
-    """Of one whose decoder would hold all coefficients, unless it is not to be shrunk and may keep its file."""
-    if coefficient_bytes(opened, data) <= COEFFICIENT_BYTES or size == opened.size:
-        return None
-    components = Components(data)
-    return Bands(opened.size, components.working(size), shrunk=lambda: components.shrunk(size))
 
 
 def _tiff(opened: Image.Image, data: Bytes) -> Bands | None:
@@ -246,7 +255,6 @@ def _at_once(
 
 
 _MAKERS: dict[str, Callable[[Image.Image, Any, tuple[int, int]], Bands | None]] = {
-    **dict.fromkeys(JPEGS, _jpeg),
     "PNG": lambda opened, data, size: _png(opened, data),
     "BMP": lambda opened, data, size: _bmp(opened, data),
     "TIFF": lambda opened, data, size: _tiff(opened, data),

@@ -89,10 +89,10 @@ def _jpeg_bytes(opened: Image.Image, data: bytes, target_pixels: int) -> int:
     width, height = opened.size
     scale = jpeg_scale(opened.size, fit(width, height, target_pixels)) / 8
     pixels = int(width * height * scale * scale) * 4
-    return pixels + coefficient_bytes(opened, data)
+    return pixels + _coefficient_bytes(opened, data)
 
 
-def coefficient_bytes(opened: Image.Image, data: bytes) -> int:
+def _coefficient_bytes(opened: Image.Image, data: bytes) -> int:
     """Of a big JPEG of more than one scan all coefficients are held until the last scan, in two bytes each."""
     progressive = opened.info.get("progressive") or opened.info.get("progression")
     if not progressive and (opened.width * opened.height <= _BIG_PIXELS or jpeg.has_one_scan(data)):

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from caption_assets.lake.tables import MediaFailureKind
 from caption_assets.media import formats, jpeg
-from caption_assets.media.bands import Bands, bands_of
+from caption_assets.media.bands import Bands, bands_of, by_component
 from caption_assets.media.budget import JPEGS, decoder_bytes, finishing_bytes, whole_bytes
 from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
 from caption_assets.media.containers import is_cut
@@ -222,8 +222,7 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
     if settings.partial and format_name not in _PARTIAL:
         raise DecodeError("truncated", f"of a truncated {format_name} file nothing can be decoded")
     profile = opened.info.get("icc_profile")
-    target = fit(*header, settings.target_pixels)
-    big = None if settings.partial else bands_of(opened, original.view(), target)
+    big = None if settings.partial else bands_of(opened, original.view(), fit(*header, settings.target_pixels))
     if big is None and not original.in_memory:  # perhaps from memory there is a way
         _check_bytes(format_name, header, len(original), 0, settings.max_bytes)
         return _Needs(len(original), loaded=True)
@@ -231,9 +230,7 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
     file = len(data)
     if format_name in JPEGS and opened.info.get("progressive") and jpeg.has_too_many_scans(data):
         raise DecodeError("too_large", "a progressive JPEG of so many scans that decoding would take hours")
-    working = big.working if big else whole_bytes(opened, data, settings.target_pixels)
-    needed = file + working + settings.finishing(header)
-    _check_bytes(format_name, header, file, needed - file, settings.max_bytes)
+    big, needed = _within(opened, data, settings, big)
     if not settings.memory.grows_to(needed):
         return _Needs(needed, loaded=original.in_memory)
     if big:
@@ -245,7 +242,7 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
     metadata = read_metadata(opened, gps=settings.gps)
     frames = _frames(opened, original)
     opened.close()  # its memory, which the next one is waiting for
-    give_back(file + working)
+    give_back(needed)
     settings.memory.keep(file + 9 * pixels.size // 3)
     keep = format_name in JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
     width, height = big.size if big else header if format_name in JPEGS else opened.size
@@ -260,6 +257,23 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
         jpeg=_kept_jpeg(data, pixels) if keep and (not profile or is_srgb(profile)) else None,
         truncated=settings.partial,
     )
+
+
+def _within(opened: Image.Image, data: bytes, settings: _Settings, big: Bands | None) -> tuple[Bands | None, int]:
+    """The bands, if any, in which a picture is decoded within the limit, and the bytes that it takes, its file's too.
+
+    Raises:
+        DecodeError: too_large.
+        OSError: it is truncated.
+    """
+    besides = len(data) + settings.finishing(opened.size)
+    working = big.working if big else whole_bytes(opened, data, settings.target_pixels)
+    if besides + working > settings.max_bytes and opened.format in JPEGS and not settings.partial:
+        big = by_component(opened, data, fit(*opened.size, settings.target_pixels))
+        working = big.working if big else working
+    needed = besides + working
+    _check_bytes(opened.format or "unknown", opened.size, len(data), needed - len(data), settings.max_bytes)
+    return big, needed
 
 
 def _pixels(opened: Image.Image, data: bytes, format_name: str, settings: _Settings, profile: bytes | None) -> Pixels:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from caption_assets.media import bands, jpeg_dc
+from caption_assets.media import jpeg_dc
 from caption_assets.media.decode import DecodeError, Picture, decode
 from caption_assets.media.jpeg_components import Components
 from caption_assets.media.jpeg_segments import EOI, FRAMES, HUFFMAN, QUANTIZATION, RESTART, SOI, SOS, segment, segments
@@ -131,8 +131,7 @@ def decoded(data: bytes, **settings: Any) -> Picture:
 
 @pytest.fixture
 def by_component(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "COPIED_PIXELS", 1000)
-    monkeypatch.setattr(bands, "COEFFICIENT_BYTES", 1000)
+    monkeypatch.setattr("caption_assets.media.decode.whole_bytes", lambda *_: 10**9)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
@@ -142,8 +141,7 @@ def test_decoding_tells_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> 
     profile = {"icc_profile": swapped_profile()} if mode == "RGB" else {}
     data = progressive(mode=mode, exif=exif, subsampling="4:4:4", **profile)
     whole = decoded(data)
-    monkeypatch.setattr(bands, "COPIED_PIXELS", 1000)
-    monkeypatch.setattr(bands, "COEFFICIENT_BYTES", 1000)
+    monkeypatch.setattr("caption_assets.media.decode.whole_bytes", lambda *_: 10**9)
     monkeypatch.setattr("caption_assets.media.decode.jpeg_pixels", None)  # which decodes all at once
     mine = decoded(data)
     assert np.abs(pixels(whole.image) - pixels(mine.image)).mean() <= 1.5  # of another scale
@@ -151,8 +149,10 @@ def test_decoding_tells_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("by_component")
-def test_what_is_not_shrunk_keeps_its_file() -> None:
-    assert decoded(progressive(), target_pixels=333 * 251).jpeg is not None
+def test_what_is_not_shrunk_is_left_to_the_decoder() -> None:
+    with pytest.raises(DecodeError) as caught:
+        decoded(progressive(), target_pixels=333 * 251)
+    assert caught.value.kind == "too_large"
 
 
 @pytest.mark.usefixtures("by_component")
@@ -163,8 +163,9 @@ def test_truncated_files(tenth: int) -> None:
     with pytest.raises(DecodeError) as caught:
         decoded(cut)
     assert caught.value.kind == "truncated"
-    if tenth >= 5:
-        assert decoded(cut, allow_truncated=True).truncated
+    with pytest.raises(DecodeError) as caught:  # what is there of it would be decoded as a whole
+        decoded(cut, allow_truncated=True)
+    assert caught.value.kind == "truncated"
 
 
 def damaged(data: bytes) -> dict[str, bytes]:
@@ -234,9 +235,10 @@ def test_scans_of_other_kinds_are_left_to_the_decoder() -> None:
 
 
 @pytest.mark.usefixtures("by_component")
-def test_a_decoder_does_what_components_cannot() -> None:
-    data = encode(noise(333, 251), "JPEG", subsampling="4:4:4", optimize=True)
-    assert decoded(data).width == 333
+def test_what_components_cannot_is_too_large() -> None:
+    with pytest.raises(DecodeError) as caught:
+        decoded(encode(noise(333, 251), "JPEG", subsampling="4:4:4", optimize=True))
+    assert caught.value.kind == "too_large"
 
 
 MUTABLE = [
