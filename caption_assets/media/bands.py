@@ -72,8 +72,8 @@ def bands_of(opened: Image.Image, data: Bytes, size: tuple[int, int]) -> Bands |
     """
     if not isinstance(data, bytes) and opened.format not in IN_BANDS:
         return None
-    maker = _MAKERS.get(opened.format or "")
     least = WHOLE_PIXELS if opened.format in IN_BANDS else COPIED_PIXELS
+    maker = _MAKERS.get(opened.format or "")
     if maker is None or opened.width * opened.height <= least:
         return None
     try:

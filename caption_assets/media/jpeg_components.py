@@ -198,9 +198,7 @@ class Components:
         heads = [bytes([1, each.name, 0]) + scan.payload[-3:] for each in mine]
         if scan.payload[-1] >> 4:
             bits = jpeg_dc.refining_bits(coded, grids, across * down, restart)
-            return heads, [
-                jpeg_dc.refining_scan(grid.raster(each, across)) for grid, each in zip(grids, bits, strict=True)
-            ]
+            return heads, [jpeg_dc.scan_data(grid.raster(each, across)) for grid, each in zip(grids, bits, strict=True)]
         selected = [number >> 4 for number in scan.payload[2 : 2 + 2 * len(mine) : 2]]
         if not set(selected) <= codes.keys():
             raise OSError("a scan is damaged: its Huffman table is missing")

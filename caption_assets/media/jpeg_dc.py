@@ -141,9 +141,10 @@ def first_scan(values: Values) -> bytes:
     return _packed(sizes << sizes | low, sizes + _CODE_BITS)
 
 
-def refining_scan(bits: NDArray[np.uint8]) -> bytes:
-    """The data of a later scan of one component, of its bits row by row."""
-    return _stuffed(bits)
+def scan_data(bits: NDArray[np.uint8]) -> bytes:
+    """Bits as a scan's data: whole bytes, and none that could be a marker."""
+    filled = np.concatenate([bits, np.ones(-len(bits) % 8, np.uint8)])
+    return np.packbits(filled).tobytes().replace(b"\xff", b"\xff\0")
 
 
 def _intervals(coded: bytes, units: int, restart: int) -> Iterator[tuple[int, bytes]]:
@@ -223,10 +224,4 @@ def _packed(values: Values, lengths: NDArray[np.int32]) -> bytes:
     for number in range(int(lengths.max())):  # from the last bit of each to its first
         has = lengths > number
         bits[ends[has] - 1 - number] = values[has] >> number & 1
-    return _stuffed(bits)
-
-
-def _stuffed(bits: NDArray[np.uint8]) -> bytes:
-    """Bits as a scan's data: whole bytes, and none that could be a marker."""
-    filled = np.concatenate([bits, np.ones(-len(bits) % 8, np.uint8)])
-    return np.packbits(filled).tobytes().replace(b"\xff", b"\xff\0")
+    return scan_data(bits)
