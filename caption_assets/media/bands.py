@@ -156,12 +156,14 @@ def _still_webp(opened: Image.Image, data: bytes, size: tuple[int, int]) -> Band
         working = vips.shrunk_bytes(data, opened.size, factor)
 
         def shrunk() -> tuple[Image.Image, tuple[float, float]]:
+            vars(opened).pop("_decoder", None)  # it holds the file once more
             image = vips.shrunk_webp(data, factor)
             return image, image.size
 
         return Bands(opened.size, working, shrunk=shrunk)
 
     def pixels() -> NDArray[np.uint8]:
+        vars(opened).pop("_decoder", None)
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise OSError("the decoder finds the file damaged")

@@ -24,9 +24,9 @@ _CANVASES = 16
 """Bytes a pixel of Pillow's WebP reader: two canvases, the frame taken from them, the image made of it."""
 _COPIES = {"AVIF": 4, formats.HEIF: 4, formats.JXL: 4}
 """Bytes a pixel of the image that Pillow makes of what these decoders give."""
-_BESIDE_PLANES = {"AVIF": 0.5, formats.HEIF: 0.7}
+_BESIDE_PLANES = {"AVIF": 0.4, formats.HEIF: 0.6}
 """Bytes a pixel of a tile that decoders hold besides its planes."""
-ROWS = 128
+ROWS = 64
 """Of luma and chroma that are made colours at a time."""
 _HEVC = re.compile(rb"hvcC.{16}(.)(.)", re.DOTALL)  # ISO/IEC 14496-15, 8.3.3.1: chroma format, depth of luma - 8
 _AV1 = re.compile(rb"av1C..(.)", re.DOTALL)  # AV1 in ISO-BMFF, 2.3.3: depth and chroma subsampling
@@ -73,7 +73,7 @@ def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> i
         each = depth * (1 + chroma + alpha) + between + 3 + alpha + 0.5
     else:
         channels, depth = _jxl_samples(data)
-        each = 2.05 * channels * depth  # what the decoder gives, and its copy
+        each = 2.15 * channels * depth  # what the decoder gives, and its copy
     return int(size[0] * size[1] * each)
 
 

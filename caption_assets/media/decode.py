@@ -10,12 +10,12 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from caption_assets.lake.tables import MediaFailureKind
-from caption_assets.media import formats, jpeg
+from caption_assets.media import formats, jpeg, jxl
 from caption_assets.media.bands import Bands, bands_of, by_component
 from caption_assets.media.budget import JPEGS, decoder_bytes, finishing_bytes, whole_bytes
 from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
 from caption_assets.media.containers import is_cut
-from caption_assets.media.frames import directories
+from caption_assets.media.frames import count_frames
 from caption_assets.media.memory import DECODING_BYTES, Held, MemoryGate, give_back, settle_malloc
 from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.original import Original
@@ -148,6 +148,8 @@ def _decode(original: Original, settings: _Settings) -> Picture:
         if not original.in_memory and not formats.may_be_on_disk(original.view()[:_HEAD]):
             _load(original, settings)
         while not isinstance(found := _decoded(original, settings), Picture):
+            if isinstance(found, Original):
+                return _decode_within(original, found, settings)
             if not memory.grows_to(found.size):
                 original.park()  # nobody waits with his hands full
                 memory.wait_for(found.size)
@@ -160,6 +162,14 @@ def _decode(original: Original, settings: _Settings) -> Picture:
         raise _unidentified(original.view()) from None
     except Exception as error:  # Pillow's readers raise whatever a mutated file makes them stumble over
         raise _unreadable(error, cut=is_cut(original.view())) from None
+
+
+def _decode_within(original: Original, within: Original, settings: _Settings) -> Picture:
+    """Decode the JPEG that a JPEG XL file was made of: scaled, turned, kept as it is, like any other."""
+    original.park()
+    give_back(settings.memory.size)
+    settings.memory.keep(len(within))
+    return replace(_decode(within, settings), format=formats.JXL)
 
 
 def _load(original: Original, settings: _Settings) -> None:
@@ -181,20 +191,31 @@ class _Needs:
     """Whether the file is to be in memory, too."""
 
 
-def _decoded(original: Original, settings: _Settings) -> Picture | _Needs:
+def _decoded(original: Original, settings: _Settings) -> Picture | _Needs | Original:
+    """The picture; or what is to be had first; or the JPEG that the file is made of."""
     data = original.view()
     names = formats.formats_of(data[:_HEAD])
     whole = data if isinstance(data, bytes) else b""  # no format that stays on disk promises anything there
     sizes = list(formats.promised_sizes(whole))
     for size in sizes:
         _check_size(size, settings.max_megapixels)
-    if formats.JXL in names:  # its reader decodes as it opens
-        needed = len(whole) + decoder_bytes(whole, formats.JXL, sizes[0], "") + settings.finishing(sizes[0])
-        _check_bytes(formats.JXL, sizes[0], len(whole), needed - len(whole), settings.max_bytes)
-        if not settings.memory.grows_to(needed):
-            return _Needs(needed, loaded=True)
+    opening = _opening_bytes(names, whole, sizes, settings)
+    if opening:
+        name, promised = formats.signature(whole) or "a file", next(iter(sizes), None)
+        _check_bytes(name, promised, len(whole), opening, settings.max_bytes)
+        if not settings.memory.grows_to(len(whole) + opening):
+            return _Needs(len(whole) + opening, loaded=True)
+    if formats.JXL in names and (within := jxl.jpeg(whole)) is not None:
+        return Original(within)
     with truncated_files(settings.partial), Image.open(original.open(), formats=names) as opened:
         return _decode_opened(opened, original, settings)
+
+
+def _opening_bytes(names: tuple[str, ...], data: bytes, sizes: list[tuple[int, int]], settings: _Settings) -> int:
+    """Bytes, besides the file, that are held before Pillow has told anything of the picture."""
+    if formats.JXL in names:  # its reader decodes as it opens
+        return decoder_bytes(data, formats.JXL, sizes[0], "") + settings.finishing(sizes[0])
+    return 2 * len(data) if formats.signature(data) == "WebP" else 0  # its reader copies the file twice
 
 
 def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
@@ -240,7 +261,7 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
     # after decoding: the TIFF reader turns its pictures itself, the PNG reader decodes them to read on behind them
     orientation = big.orientation if big and big.orientation else _orientation(opened)
     metadata = read_metadata(opened, gps=settings.gps)
-    frames = _frames(opened, original)
+    count = count_frames(opened, original)
     opened.close()  # its memory, which the next one is waiting for
     give_back(needed)
     settings.memory.keep(file + 9 * pixels.size // 3)
@@ -252,7 +273,7 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
         width=height if orientation >= 5 else width,
         height=width if orientation >= 5 else height,
         lossless=format_name in _LOSSLESS,
-        frames=frames,
+        frames=count,
         metadata=metadata,
         jpeg=_kept_jpeg(data, pixels) if keep and (not profile or is_srgb(profile)) else None,
         truncated=settings.partial,
@@ -315,20 +336,6 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in {2, 3, 6, 7}:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _frames(opened: Image.Image, original: Original) -> int:
-    """How many pictures a file holds; of one that breaks off, those that are there."""
-    if opened.format == "TIFF":
-        return directories(original.view())
-    if opened.format != "GIF":
-        return max(1, int(getattr(opened, "n_frames", 1)))
-    # another reader, for this one's picture would be lost on the way
-    with Image.open(original.open(), formats=(opened.format,)) as again:
-        try:
-            return int(getattr(again, "n_frames", 1))
-        except Exception:  # frames behind the first are nobody's loss
-            return again.tell() + 1
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:

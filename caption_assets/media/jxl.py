@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 STREAM, BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 """What a file begins with: the stream itself, or the first of its boxes."""
 
+_RECONSTRUCTION = b"jbrd"
+"""The box of what a JPEG's coefficients do not tell of it (ISO/IEC 18181-2)."""
 _HEADER = 16
 """Bytes of a stream in which its size stands for certain."""
 _SIZE_BITS = (9, 13, 18, 30)
@@ -41,6 +45,20 @@ def samples(data: bytes) -> tuple[int, int] | None:
     choice = bits.take(2)
     extra = (0, 1)[choice] if choice < 2 else 2 + bits.take(4) if choice == 2 else 1 + bits.take(12)
     return 3 + extra, depth
+
+
+def jpeg(data: bytes) -> bytes | None:
+    """The JPEG that a file was made of, byte for byte; None: of none, or it cannot be had again.
+
+    Raises:
+        Exception: whatever the decoder raises at a damaged file.
+    """
+    if not data.startswith(BOX) or all(kind != _RECONSTRUCTION for kind, _, _ in _boxes(data)):
+        return None
+    from pillow_jxl import Decoder  # optional package
+
+    is_jpeg, _, content, _, _ = Decoder(num_threads=0)(data)
+    return content if is_jpeg else None
 
 
 class Bits:
@@ -84,17 +102,25 @@ def _head(data: bytes) -> bytes:
     if data.startswith(STREAM):
         return data[:_HEADER]
     head = b""
+    for kind, start, end in _boxes(data):
+        if kind in {b"jxlc", b"jxlp"}:
+            start += 4 if kind == b"jxlp" else 0  # a part's number
+            head += data[start : min(end, start + _HEADER)]
+        if len(head) >= _HEADER:
+            break
+    return head
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each box, and where its content begins and ends."""
     position = 0
-    while position + 8 <= len(data) and len(head) < _HEADER:
+    while position + 8 <= len(data):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         start = position + 8
         if length == 1:
             length, start = int.from_bytes(data[start : start + 8], "big"), start + 8
         end = position + length if length else len(data)
         if end < start:
-            break
-        if kind in {b"jxlc", b"jxlp"}:
-            start += 4 if kind == b"jxlp" else 0  # a part's number
-            head += data[start : min(end, start + _HEADER)]
+            return
+        yield kind, start, end
         position = end
-    return head

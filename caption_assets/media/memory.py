@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-DECODING_BYTES = 325_000_000
+DECODING_BYTES = 335_000_000
 """Of one picture, file and decoding: what keeps a process within 600 MB that decodes nothing beside it."""
-AT_ONCE = 0.8
+AT_ONCE = 0.75
 """How much of that all may take that are worked on at once: each brings something along that is not counted."""
 
 _KEPT_BYTES = 1 << 26
 _MAPPED_BYTES = 1 << 24
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
-_ARENAS = 4
+_ARENAS = 1
 _c = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -25,7 +25,8 @@ def settle_malloc() -> None:
     """Let glibc's malloc take what is big from the system, and give it back, always.
 
     Left to itself it raises that limit to 32 MB with the first such piece that is freed, and keeps more and more for
-    the threads that freed it: three JPEG XL in turn took 120 MB more than one. Each arena keeps some, so they are few.
+    the threads that freed it: three JPEG XL in turn took 120 MB more than one. What it keeps in any arena but the first
+    cannot be had back, so there is one.
     """
     if mallopt := getattr(_c, "mallopt", None):
         mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
@@ -34,7 +35,7 @@ def settle_malloc() -> None:
 
 
 def give_back(size: int) -> None:
-    """Return what was freed to the system, where it was much."""
+    """Return what was freed to the system, where much was freed or is about to be taken: `size` bytes."""
     if size > _KEPT_BYTES and (trim := getattr(_c, "malloc_trim", None)):
         trim(0)
 
@@ -106,6 +107,7 @@ class Held:
             if not self._gate.takes(size - self.size):
                 return False
             self.size = size
+            give_back(size)
         return True
 
     def wait_for(self, size: int) -> None:
@@ -113,7 +115,7 @@ class Held:
         self.keep(0)
         self._gate.wait(size)
         self.size = size
-        give_back(size)  # what others freed, before much is taken
+        give_back(size)
 
     def keep(self, size: int) -> None:
         """Give back all but `size` bytes."""

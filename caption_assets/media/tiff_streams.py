@@ -29,7 +29,7 @@ from caption_assets.media.tiff_tags import (
 from caption_assets.sources.spool import Bytes, Joined, Part
 
 _PIECE = 1 << 16
-_LZMA_BYTES, _ZSTANDARD_BYTES, _VIPS_BYTES = 80_000_000, 140_000_000, 55_000_000
+_LZMA_BYTES, _ZSTANDARD_BYTES, _VIPS_BYTES = 80_000_000, 140_000_000, 68_000_000
 """What a decompressor may hold to refer to: of LZMA's highest preset, what Zstandard's takes at most by default;
 and of libvips and libtiff, measured, what they take besides the strip."""
 STREAMS = {

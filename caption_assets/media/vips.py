@@ -44,7 +44,8 @@ def shrunk_webp(data: bytes, factor: int) -> Image.Image:
     """A WebP in RGB or RGBA, its sides a whole factor shorter, rounded. Raises OSError: it is damaged or truncated."""
     vips = _library()
     try:
-        image = vips.Image.webpload_buffer(data, scale=1 / factor, access="sequential", fail_on="error")
+        source = vips.Source.new_from_memory(data)  # a buffer it would copy
+        image = vips.Image.webpload_source(source, scale=1 / factor, access="sequential", fail_on="error")
         pixels = image.write_to_memory()
     except vips.Error as error:
         raise _damaged(error) from None

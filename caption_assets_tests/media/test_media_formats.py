@@ -12,7 +12,7 @@ from caption_assets.media import formats
 from caption_assets.media.decode import DecodeError, Picture, decode
 from caption_assets_tests.media import pictures
 from caption_assets_tests.media.corpus import jxl_head
-from caption_assets_tests.media.pictures import CORNERS, corner_colors, encode, noise, pixels, quarters
+from caption_assets_tests.media.pictures import CORNERS, corner_colors, encode, jxl_of, noise, pixels, quarters
 
 
 def decoded(data: bytes) -> Picture:
@@ -70,6 +70,29 @@ def test_a_profile_is_applied(format_name: str) -> None:
     data = encode(quarters(), format_name, icc_profile=pictures.swapped_profile(), quality=95)
     red, green, *_ = corner_colors(decoded(data).image)[0, 0]
     assert (green > red) == (format_name == "HEIF")
+
+
+@pytest.mark.parametrize("size", [(48, 32), (1600, 1200)])
+def test_a_jpeg_within_jpeg_xl_is_decoded_as_what_it_is(size: tuple[int, int]) -> None:
+    """Turned as its EXIF says, scaled, and within the budget kept as it is, without metadata."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker"
+    for orientation in (1, 6):
+        exif[ExifTags.Base.Orientation] = orientation
+        photo = encode(quarters(*size), "JPEG", exif=exif, quality=95)
+        expected, picture = decoded(photo), decoded(jxl_of(photo))
+        assert picture.format == "JXL"
+        assert np.array_equal(picture.pixels, expected.pixels)
+        assert (picture.width, picture.height) == (size if orientation == 1 else size[::-1])
+        assert picture.metadata.camera_make == expected.metadata.camera_make == "Maker"
+        assert picture.jpeg == expected.jpeg
+        assert (picture.jpeg is not None) == (orientation == 1 and size == (48, 32))
+
+
+def test_a_jpeg_within_jpeg_xl_that_is_cut_is_truncated() -> None:
+    packed = jxl_of(encode(noise(300, 200), "JPEG", quality=95))
+    for part in (0.5, 0.9):
+        assert refused(packed[: int(len(packed) * part)]).kind == "truncated"
 
 
 def test_exif_does_not_turn_what_the_stream_turns_itself() -> None:
