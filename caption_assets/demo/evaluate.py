@@ -32,11 +32,11 @@ from caption_assets.demo.scoring import (
     true_words,
 )
 from caption_assets.engine.loading import open_engine
+from caption_assets.engine.models import TINY_FOLDER
 from caption_assets.engine.protocol import Engine, EngineRequest
 from caption_assets.engine.vllm_args import TINY_ARGS
 from caption_assets.perspectives import guided_schema
 
-MODEL_FOLDER: Final = Path(__file__).parent / "model"
 PHOTOGRAPH_FOLDER: Final = Path(__file__).parent / "photographs"
 EDITS: Final = (" Please.", " Be brief.", " Answer in JSON.")
 
@@ -191,7 +191,7 @@ def _table(figures: dict[str, float]) -> Table:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure a demo model through vLLM.")
-    parser.add_argument("--model", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--model", type=Path, default=TINY_FOLDER)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -14,8 +14,6 @@ from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Llama
 from caption_assets.demo.network import IMAGE_SIDE, IMAGE_TOKENS, PATCH, DemoNetwork, NetworkConfig
 from caption_assets.demo.tokenizer import IMAGE, token_id
 
-MODEL_FOLDER: Final = Path(__file__).parent / "model"
-
 _PROCESSOR: Final[dict[str, Any]] = {
     "image_processor_type": "Idefics3ImageProcessor",
     "do_convert_rgb": True,

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from caption_assets.config import PipelineConfig, load_config
-from caption_assets.demo.export import MODEL_FOLDER
 from caption_assets.demo.scenes import write_scenes
 from caption_assets.engine.device import cpu_dtype, has_gpu
 from caption_assets.engine.loading import open_engine
+from caption_assets.engine.models import TINY_FOLDER
 from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest
 from caption_assets.engine.vllm_args import prepare_environment
 from caption_assets.lake.layout import Shard
@@ -92,17 +92,17 @@ def write_model(folder: Path) -> None:
 
     from caption_assets.demo.tokenizer import load_tokenizer
 
-    settings: dict[str, Any] = json.loads((MODEL_FOLDER / "config.json").read_text())
+    settings: dict[str, Any] = json.loads((TINY_FOLDER / "config.json").read_text())
     settings["vision_config"] |= {"image_size": SIDE, "patch_size": PATCH}
     settings["text_config"] |= {"max_position_embeddings": 2048, "eos_token_id": 0}  # it goes on to the last token
     torch.manual_seed(1)
     model: Any = Idefics3ForConditionalGeneration(Idefics3Config(**settings))  # type: ignore[no-untyped-call]
     model.to(torch.bfloat16).save_pretrained(folder)
-    load_tokenizer(MODEL_FOLDER).save_pretrained(folder)
-    processor = json.loads((MODEL_FOLDER / "preprocessor_config.json").read_text())
+    load_tokenizer(TINY_FOLDER).save_pretrained(folder)
+    processor = json.loads((TINY_FOLDER / "preprocessor_config.json").read_text())
     processor |= {"size": {"longest_edge": SIDE}, "max_image_size": {"longest_edge": SIDE}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    whole = json.loads((MODEL_FOLDER / "processor_config.json").read_text()) | {"image_seq_len": IMAGE_TOKENS}
+    whole = json.loads((TINY_FOLDER / "processor_config.json").read_text()) | {"image_seq_len": IMAGE_TOKENS}
     (folder / "processor_config.json").write_text(json.dumps(whole))
     generation = {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0, "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from caption_assets.demo.answers import IMAGE_PERSPECTIVES, SYNTHESIS, all_answers, synthesize, to_json
 from caption_assets.demo.data import PATCH_CLASSES, ROW_LENGTH, Batch, BatchMaker, model_pixels, synthesis_inputs
-from caption_assets.demo.export import MODEL_FOLDER, export, load_weights
+from caption_assets.demo.export import export, load_weights
 from caption_assets.demo.network import IMAGE_START, IMAGE_TOKENS, DemoNetwork, NetworkConfig
 from caption_assets.demo.optimizer import orthogonalise
 from caption_assets.demo.prompts import image_prompt, synthesis_prompt
@@ -22,6 +22,7 @@ from caption_assets.demo.scenes import make_picture
 from caption_assets.demo.settings import parse
 from caption_assets.demo.tokenizer import ASSISTANT, BOS, USER, load_tokenizer, token_id
 from caption_assets.demo.trainer import rate_factor
+from caption_assets.engine.models import TINY_FOLDER
 
 MAX_BYTES = 8_000_000
 
@@ -34,14 +35,14 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @cache
 def tokenizer() -> Any:
     """The bundled tokenizer."""
-    return load_tokenizer(MODEL_FOLDER)
+    return load_tokenizer(TINY_FOLDER)
 
 
 @cache
 def network() -> DemoNetwork:
     """The bundled weights in the training network."""
     made = DemoNetwork(NetworkConfig(patch_classes=PATCH_CLASSES))
-    load_weights(made, MODEL_FOLDER)
+    load_weights(made, TINY_FOLDER)
     return made.eval()
 
 
@@ -52,7 +53,7 @@ def maker() -> BatchMaker:
 
 
 def test_model_folder_is_small_and_complete() -> None:
-    files = {file.name: file.stat().st_size for file in MODEL_FOLDER.iterdir()}
+    files = {file.name: file.stat().st_size for file in TINY_FOLDER.iterdir()}
     assert {
         "model.safetensors",
         "config.json",
@@ -98,8 +99,8 @@ def test_pixels_and_scores_equal_transformers(size: tuple[int, int]) -> None:
     image = make_picture("parity", (400, 400)).image.resize(size)
     load: Any = Idefics3ForConditionalGeneration.from_pretrained
     load_processor: Any = AutoProcessor.from_pretrained
-    reference = load(MODEL_FOLDER, dtype=torch.float32).eval()
-    processor = load_processor(MODEL_FOLDER)
+    reference = load(TINY_FOLDER, dtype=torch.float32).eval()
+    processor = load_processor(TINY_FOLDER)
     prompt = image_prompt("scene_caption")
     expected = processor(
         text=f"{BOS}{USER}<image>{prompt}{ASSISTANT}", images=[image], return_tensors="pt", add_special_tokens=False
