@@ -73,7 +73,7 @@ def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> i
         each = depth * (1 + chroma + alpha) + between + 3 + alpha + 0.5
     else:
         channels, depth = _jxl_samples(data)
-        each = 2.15 * channels * depth  # what the decoder gives, and its copy
+        each = 2.2 * channels * depth  # what the decoder gives, and its copy
     return int(size[0] * size[1] * each)
 
 

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-DECODING_BYTES = 335_000_000
+DECODING_BYTES = 310_000_000
 """Of one picture, file and decoding: what keeps a process within 600 MB that decodes nothing beside it."""
-AT_ONCE = 0.75
+AT_ONCE = 0.8
 """How much of that all may take that are worked on at once: each brings something along that is not counted."""
 
 _KEPT_BYTES = 1 << 26
