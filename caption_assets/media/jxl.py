@@ -1,4 +1,6 @@
-"""The head of a JPEG XL file: how large a picture it promises, and of which samples, before its decoder sees it."""
+"""The head of a JPEG XL file: how large a picture it promises, and of which samples, before its decoder sees it;
+and the JPEG that it may be made of.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ STREAM, BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 
 _RECONSTRUCTION = b"jbrd"
 """The box of what a JPEG's coefficients do not tell of it (ISO/IEC 18181-2)."""
+_MOST_BOXES = 1000
+"""That are looked at: what is looked for stands before the pixels."""
 _HEADER = 16
 """Bytes of a stream in which its size stands for certain."""
 _SIZE_BITS = (9, 13, 18, 30)
@@ -114,7 +118,9 @@ def _head(data: bytes) -> bytes:
 def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind of each box, and where its content begins and ends."""
     position = 0
-    while position + 8 <= len(data):
+    for _ in range(_MOST_BOXES):
+        if position + 8 > len(data):
+            return
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         start = position + 8
         if length == 1:
