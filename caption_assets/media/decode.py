@@ -16,7 +16,7 @@ from caption_assets.media.budget import JPEGS, decoder_bytes, finishing_bytes, w
 from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
 from caption_assets.media.containers import is_cut
 from caption_assets.media.frames import count_frames
-from caption_assets.media.memory import DECODING_BYTES, Held, MemoryGate, give_back, settle_malloc
+from caption_assets.media.memory import DECODING_BYTES, Held, MemoryGate, settle_malloc
 from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.original import Original
 from caption_assets.media.pixels import (
@@ -167,7 +167,6 @@ def _decode(original: Original, settings: _Settings) -> Picture:
 def _decode_within(original: Original, within: Original, settings: _Settings) -> Picture:
     """Decode the JPEG that a JPEG XL file was made of: scaled, turned, kept as it is, like any other."""
     original.park()
-    give_back(settings.memory.size)
     settings.memory.keep(len(within))
     return replace(_decode(within, settings), format=formats.JXL)
 
@@ -263,7 +262,6 @@ def _decode_opened(opened: Image.Image, original: Original, settings: _Settings)
     metadata = read_metadata(opened, gps=settings.gps)
     count = count_frames(opened, original)
     opened.close()  # its memory, which the next one is waiting for
-    give_back(needed)
     settings.memory.keep(file + 9 * pixels.size // 3)
     keep = format_name in JPEGS and pixels.shape[1::-1] == header and orientation == 1 and not settings.partial
     width, height = big.size if big else header if format_name in JPEGS else opened.size

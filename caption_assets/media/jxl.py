@@ -4,15 +4,13 @@ and the JPEG that it may be made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from caption_assets.media.isobmff import boxes
 
 STREAM, BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 """What a file begins with: the stream itself, or the first of its boxes."""
 
 _RECONSTRUCTION = b"jbrd"
 """The box of what a JPEG's coefficients do not tell of it (ISO/IEC 18181-2)."""
-_MOST_BOXES = 1000
-"""That are looked at: what is looked for stands before the pixels."""
 _HEADER = 16
 """Bytes of a stream in which its size stands for certain."""
 _SIZE_BITS = (9, 13, 18, 30)
@@ -57,7 +55,7 @@ def jpeg(data: bytes) -> bytes | None:
     Raises:
         Exception: whatever the decoder raises at a damaged file.
     """
-    if not data.startswith(BOX) or all(kind != _RECONSTRUCTION for kind, _, _ in _boxes(data)):
+    if not data.startswith(BOX) or all(kind != _RECONSTRUCTION for kind, _, _ in boxes(data, 0, len(data))):
         return None
     from pillow_jxl import Decoder  # optional package
 
@@ -106,27 +104,10 @@ def _head(data: bytes) -> bytes:
     if data.startswith(STREAM):
         return data[:_HEADER]
     head = b""
-    for kind, start, end in _boxes(data):
+    for kind, start, end in boxes(data, 0, len(data)):
         if kind in {b"jxlc", b"jxlp"}:
             start += 4 if kind == b"jxlp" else 0  # a part's number
             head += data[start : min(end, start + _HEADER)]
         if len(head) >= _HEADER:
             break
     return head
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind of each box, and where its content begins and ends."""
-    position = 0
-    for _ in range(_MOST_BOXES):
-        if position + 8 > len(data):
-            return
-        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        start = position + 8
-        if length == 1:
-            length, start = int.from_bytes(data[start : start + 8], "big"), start + 8
-        end = position + length if length else len(data)
-        if end < start:
-            return
-        yield kind, start, end
-        position = end

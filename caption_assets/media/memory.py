@@ -34,8 +34,8 @@ def settle_malloc() -> None:
         mallopt(_ARENA_MAX, _ARENAS)
 
 
-def give_back(size: int) -> None:
-    """Return what was freed to the system, where much was freed or is about to be taken: `size` bytes."""
+def _trim(size: int) -> None:
+    """Return what was freed to the system, where `size` bytes are much: freed, or about to be taken."""
     if size > _KEPT_BYTES and (trim := getattr(_c, "malloc_trim", None)):
         trim(0)
 
@@ -107,7 +107,7 @@ class Held:
             if not self._gate.takes(size - self.size):
                 return False
             self.size = size
-            give_back(size)
+            _trim(size)
         return True
 
     def wait_for(self, size: int) -> None:
@@ -115,10 +115,11 @@ class Held:
         self.keep(0)
         self._gate.wait(size)
         self.size = size
-        give_back(size)
+        _trim(size)
 
     def keep(self, size: int) -> None:
-        """Give back all but `size` bytes."""
+        """Give back all but `size` bytes: the rest is freed by now."""
         if size < self.size:
+            _trim(self.size)
             less, self.size = self.size - size, size
             self._gate.give(less)
