@@ -47,7 +47,7 @@ class Media(Strict):
     """A picture whose header promises more than this is a failure `too_large`, before a pixel is allocated."""
     max_file_mb: float = Field(default=500.0, gt=0)
     """A bigger file is a failure `too_large`, before it is read."""
-    max_decode_mb: float = Field(default=310.0, gt=0)
+    max_decode_mb: float = Field(default=370.0, gt=0)
     """A picture whose decoding, and its file unless it is decoded from disk, take more memory than this is a failure
     `too_large`, before they take it; all that are worked on at once stay within four fifths of it."""
     quality: int = Field(default=90, ge=1, le=100)

@@ -9,7 +9,7 @@ import re
 
 from PIL import Image
 
-from caption_assets.media import formats, jpeg, jxl, webp
+from caption_assets.media import av1, formats, jpeg, jxl, webp
 from caption_assets.media.heif_items import Coded
 from caption_assets.media.pixels import fit, jpeg_scale, whole_factor
 
@@ -24,8 +24,11 @@ _CANVASES = 16
 """Bytes a pixel of Pillow's WebP reader: two canvases, the frame taken from them, the image made of it."""
 _COPIES = {"AVIF": 4, formats.HEIF: 4, formats.JXL: 4}
 """Bytes a pixel of the image that Pillow makes of what these decoders give."""
-_BESIDE_PLANES = {"AVIF": 0.4, formats.HEIF: 0.6}
-"""Bytes a pixel of a tile that decoders hold besides its planes."""
+_BESIDE_PLANES = {"AVIF": 0.4, formats.HEIF: 1.55}
+"""Bytes a pixel of a tile that decoders hold besides its planes. HEVC's: 0.6 where no block is below 16 pixels."""
+_DECODER_BYTES = 10_000_000
+_CONVERTED = 18
+"""Bytes a pixel of the rows that are made colours."""
 ROWS = 64
 """Of luma and chroma that are made colours at a time."""
 _HEVC = re.compile(rb"hvcC.{16}(.)(.)", re.DOTALL)  # ISO/IEC 14496-15, 8.3.3.1: chroma format, depth of luma - 8
@@ -73,16 +76,24 @@ def decoder_bytes(data: bytes, name: str, size: tuple[int, int], mode: str) -> i
         each = depth * (1 + chroma + alpha) + between + 3 + alpha + 0.5
     else:
         channels, depth = _jxl_samples(data)
-        each = 2.2 * channels * depth  # what the decoder gives, and its copy
+        each = 2.35 * channels * depth  # what the decoder gives, and its copy
     return int(size[0] * size[1] * each)
 
 
-def planes_bytes(data: bytes, name: str, coded: Coded) -> int:
-    """What an AVIF or HEIC takes of planes: of a line of tiles, never copied, and alpha by itself."""
+def planes_bytes(data: bytes, name: str, coded: Coded, beginning: bytes) -> int:
+    """What an AVIF or HEIC takes of planes: of a line of tiles, never copied, and alpha by itself.
+
+    Args:
+        beginning: the first bytes of the first tile.
+    """
     chroma, depth = _av1_samples(data) if name == "AVIF" else _hevc_samples(data)
     tile = coded.tile[0] * coded.tile[1]
-    planes = tile * coded.columns * depth * (1 + chroma)
-    return int(planes + tile * _BESIDE_PLANES[name] + 10_000_000 + 18 * ROWS * coded.width)
+    each = depth * (1 + chroma)
+    beside = tile * _BESIDE_PLANES[name]
+    if name == "AVIF" and av1.may_have_grain(beginning):  # the decoder keeps the planes without, too
+        beside += tile * each
+    rows = _CONVERTED * ROWS * coded.width  # when the decoder has gone
+    return int(tile * coded.columns * each + max(beside, rows) + _DECODER_BYTES)
 
 
 def _jpeg_bytes(opened: Image.Image, data: bytes, target_pixels: int) -> int:

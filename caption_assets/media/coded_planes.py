@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
+from caption_assets import malloc
 from caption_assets.media.budget import ROWS
 from caption_assets.media.heif_items import Coded, Items
 from caption_assets.sources.spool import Bytes, Spool
@@ -85,7 +86,9 @@ def _alpha(items: Items, coded: Coded, line: int) -> Bytes:
 def _decoded(items: Items, coded: Coded, line: int) -> list[av.VideoFrame]:
     """The tiles of a line."""
     tiles = coded.tiles[line * coded.columns : (line + 1) * coded.columns]
-    return [_frame(coded, items.content(tile)) for tile in tiles]
+    frames = [_frame(coded, items.content(tile)) for tile in tiles]
+    malloc.trim(coded.tile[0] * coded.tile[1])  # what the decoders had besides
+    return frames
 
 
 def _frame(coded: Coded, content: bytes) -> av.VideoFrame:

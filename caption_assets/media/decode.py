@@ -16,7 +16,7 @@ from caption_assets.media.budget import JPEGS, decoder_bytes, finishing_bytes, w
 from caption_assets.media.color import flatten, is_srgb, to_srgb, value_range
 from caption_assets.media.containers import is_cut
 from caption_assets.media.frames import count_frames
-from caption_assets.media.memory import DECODING_BYTES, Held, MemoryGate, settle_malloc
+from caption_assets.media.memory import DECODING_BYTES, Held, MemoryGate
 from caption_assets.media.metadata import Metadata, read_metadata
 from caption_assets.media.original import Original
 from caption_assets.media.pixels import (
@@ -34,7 +34,6 @@ from caption_assets.sources.base import FetchError
 from caption_assets.sources.spool import Bytes
 
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]  # malloc keeps smaller ones for the freeing thread
-settle_malloc()
 Image.MAX_IMAGE_PIXELS = None  # decode() has its own limit, checked before pixels are allocated
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata is not worth a line each
 

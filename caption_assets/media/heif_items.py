@@ -22,6 +22,7 @@ _CHANGES = frozenset({b"irot", b"imir", b"clap"})
 """Those that change which pixels are shown, and where."""
 _IN_FILE, _IN_META = 0, 1
 _MOST_TILES = 10_000
+_BEGINNING = 256
 _MATRICES = frozenset({0, 1, 2, 5, 6, 9})
 """How colours may be made of luma and chroma, by matrix coefficients (ISO/IEC 23091-2)."""
 
@@ -110,14 +111,18 @@ class Items:
         """The bytes of an item."""
         if sum(part.length for part in parts) > len(self._data):
             raise UnknownKindError("data that comes again and again")
-        found = []
-        for part in parts:
-            start, end = {_IN_FILE: (0, len(self._data)), _IN_META: self._inside}.get(part.construction, (0, 0))
-            place = start + part.place
-            if not 0 < part.length <= end - place:
-                raise UnknownKindError("data that is elsewhere")
-            found.append(self._data[place : place + part.length])
-        return b"".join(found)
+        return b"".join(self._part(part, part.length) for part in parts)
+
+    def beginning(self, parts: list[Extent]) -> bytes:
+        """The first bytes of an item."""
+        return b"".join(self._part(part, min(part.length, _BEGINNING)) for part in parts[:1])
+
+    def _part(self, part: Extent, count: int) -> bytes:
+        start, end = {_IN_FILE: (0, len(self._data)), _IN_META: self._inside}.get(part.construction, (0, 0))
+        place = start + part.place
+        if not 0 < part.length <= end - place:
+            raise UnknownKindError("data that is elsewhere")
+        return self._data[place : place + count]
 
     def _read(self, start: int, end: int) -> None:
         for kind, place, stop in boxes(self._data, start, end):

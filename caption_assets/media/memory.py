@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-DECODING_BYTES = 310_000_000
+from caption_assets import malloc
+
+DECODING_BYTES = 370_000_000
 """Of one picture, file and decoding: what keeps a process within 600 MB that decodes nothing beside it."""
-AT_ONCE = 0.8
+AT_ONCE = 0.7
 """How much of that all may take that are worked on at once: each brings something along that is not counted."""
-
-_KEPT_BYTES = 1 << 26
-_MAPPED_BYTES = 1 << 24
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
-_ARENAS = 1
-_c = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def settle_malloc() -> None:
-    """Let glibc's malloc take what is big from the system, and give it back, always.
-
-    Left to itself it raises that limit to 32 MB with the first such piece that is freed, and keeps more and more for
-    the threads that freed it: three JPEG XL in turn took 120 MB more than one. What it keeps in any arena but the first
-    cannot be had back, so there is one.
-    """
-    if mallopt := getattr(_c, "mallopt", None):
-        mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
-        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
-        mallopt(_ARENA_MAX, _ARENAS)
-
-
-def _trim(size: int) -> None:
-    """Return what was freed to the system, where `size` bytes are much: freed, or about to be taken."""
-    if size > _KEPT_BYTES and (trim := getattr(_c, "malloc_trim", None)):
-        trim(0)
 
 
 class MemoryGate:
@@ -107,7 +82,7 @@ class Held:
             if not self._gate.takes(size - self.size):
                 return False
             self.size = size
-            _trim(size)
+            malloc.trim(size)
         return True
 
     def wait_for(self, size: int) -> None:
@@ -115,11 +90,11 @@ class Held:
         self.keep(0)
         self._gate.wait(size)
         self.size = size
-        _trim(size)
+        malloc.trim(size)
 
     def keep(self, size: int) -> None:
         """Give back all but `size` bytes: the rest is freed by now."""
         if size < self.size:
-            _trim(self.size)
+            malloc.trim(self.size)
             less, self.size = self.size - size, size
             self._gate.give(less)

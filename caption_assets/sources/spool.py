@@ -19,7 +19,7 @@ from caption_assets.sources.failures import FetchError
 
 IN_MEMORY = 2_000_000
 """Bytes of one body that stay in memory: dozens of bodies wait at once."""
-ALL_IN_MEMORY = 16_000_000
+ALL_IN_MEMORY = 4_000_000
 """Bytes of all bodies of the process that stay in memory."""
 LARGE = 32_000_000
 """Bytes of a body that is not held in memory to be worked on, unless it has to be."""

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not resident.STATUS.exists(), reason="memory is 
 HUNDRED, FIFTY, FORTY_FOUR = (10_000, 10_000), (8000, 6250), (8000, 5500)
 LIMIT = 600
 """Megabytes."""
-REST = 110
+REST = 60
 """Megabytes of libraries that are loaded with the first picture, threads' stacks and connections."""
 MIRRORED = Image.Exif()
 MIRRORED[ExifTags.Base.Orientation] = 2
@@ -70,16 +70,18 @@ ACCEPTED: dict[str, tuple[tuple[int, int], str, str, dict[str, Any]]] = {
     "webp_lossless_profile": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "icc_profile": swapped_profile()}),
     "webp_lossless": (FIFTY, "RGB", "WEBP", {"lossless": True, "method": 0, "quality": 0}),
     "avif": (HUNDRED, "RGB", "AVIF", {"speed": 10}),
-    "avif_444": ((10_000, 8000), "RGB", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
+    "avif_444": (HUNDRED, "RGB", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
+    "avif_grain": (HUNDRED, "RGB", "AVIF", {"speed": 10, "advanced": {"film-grain-test": "1"}}),
     "avif_alpha": (HUNDRED, "RGBA", "AVIF", {"speed": 10}),
     "avif_mirrored": (HUNDRED, "RGB", "AVIF", {"speed": 10, "exif": MIRRORED}),
     "heic": (HUNDRED, "RGB", "HEIF", {**FAST, "tile_size": 512}),
     "heic_one_tile": (HUNDRED, "RGB", "HEIF", FAST),
+    "heic_small_blocks": (HUNDRED, "RGB", "HEIF", {"quality": 60, "enc_params": {"preset": "medium"}}),
     "heic_mirrored": (HUNDRED, "RGB", "HEIF", {**FAST, "exif": MIRRORED.tobytes()}),
     "heic_alpha": (HUNDRED, "RGBA", "HEIF", FAST),
     "heic_444": ((10_000, 7500), "RGB", "HEIF", {**FAST, "chroma": 444}),
-    "jxl": (FORTY_FOUR, "RGB", "JXL", {"effort": 1}),
-    "jxl_of_jpeg": (FORTY_FOUR, "RGB", "JXL", {"of_jpeg": "4:2:0"}),
+    "jxl": (FIFTY, "RGB", "JXL", {"effort": 1}),
+    "jxl_of_jpeg": (FIFTY, "RGB", "JXL", {"of_jpeg": "4:2:0"}),
     "jxl_of_jpeg_444": (FORTY_FOUR, "RGB", "JXL", {"of_jpeg": "4:4:4"}),
 }
 """What is decoded with the default settings."""
@@ -201,12 +203,12 @@ def hard_shard(folder: Path, share: float) -> int:
         encode(big(100), "TIFF"),
         encode(big(100, "RGBA"), "TIFF", compression="packbits"),
         encode(big(75), "HEIF", **FAST, chroma=444),
-        encode(big(44), "JXL", effort=1),
+        encode(big(50), "JXL", effort=1),
         encode(big(100), "PNG", compress_level=1),
-        encode(big(43, "RGBA"), "TIFF", compression="packbits", strip_size=1 << 30),
+        encode(big(58, "RGBA"), "TIFF", compression="packbits", strip_size=1 << 30),
         encode(big(100, "CMYK"), "JPEG", quality=98, subsampling="4:4:4"),
-        encode(big(54), "WEBP", lossless=True, method=0, quality=0),
-        encode(big(80), "AVIF", speed=10, subsampling="4:4:4"),
+        encode(big(65), "WEBP", lossless=True, method=0, quality=0),
+        encode(big(100), "AVIF", speed=10, subsampling="4:4:4"),
     ]
     (folder / "pictures").mkdir()
     files = [data for each in hard for data in (each, photo, each, *[photo] * 4)]
@@ -243,8 +245,8 @@ def test_the_sum_of_all_stays_within_the_limit(source: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("source", ["folder", "web"])
 def test_the_sum_of_all_is_what_the_setting_says(source: str, tmp_path: Path) -> None:
     """The same at a fifth of the size: what is worked on, what waits, and some megabytes for the rest."""
-    result = told_of_hard_shard(tmp_path, 0.2, Media(keep_originals=True, max_decode_mb=140), source)
-    assert result["peak"] <= result["before"] + 140 + ALL_IN_MEMORY / 1e6 + REST, result
+    result = told_of_hard_shard(tmp_path, 0.2, Media(keep_originals=True, max_decode_mb=170), source)
+    assert result["peak"] <= result["before"] + 170 + ALL_IN_MEMORY / 1e6 + REST, result
 
 
 @pytest.mark.parametrize(
@@ -252,9 +254,10 @@ def test_the_sum_of_all_is_what_the_setting_says(source: str, tmp_path: Path) ->
     [
         ("JPEG", (2000, 1000), "RGB", {"progressive": True}, 8.0),
         ("JPEG", (2000, 1000), "RGB", {"progressive": True, "subsampling": "4:4:4"}, 14.0),
-        ("AVIF", (2200, 2000), "RGB", {"speed": 10}, 24.5),
-        ("HEIF", (2200, 2000), "RGB", FAST, 25.5),
-        ("JXL", (2200, 2000), "RGB", {"effort": 1}, 28.0),
+        ("AVIF", (2200, 2000), "RGB", {"speed": 10}, 20.0),
+        ("AVIF", (2200, 2000), "RGB", {"speed": 10, "advanced": {"film-grain-test": "1"}}, 26.0),
+        ("HEIF", (2200, 2000), "RGB", FAST, 24.5),
+        ("JXL", (2200, 2000), "RGB", {"effort": 1}, 32.0),
         ("PNG", (2000, 1000), "RGB", {"compress_level": 1}, 10.0),
     ],
 )
