@@ -4,7 +4,7 @@ Prints ratios of one process's runs, medians over repetitions in turn:
 
 - op / bare: the caption op (media there already; from its first request submitted to its last file durable) against
   the same engine driven bare: the same prompts and sampling, all requests submitted at once, pictures already decoded,
-  nothing validated or stored.
+  nothing validated or stored. Each run of the op is compared with the mean of the bare ones before and after it.
 - op / LLM.chat, op / blocks of eight: against vLLM's offline interface in a process of its own, given the same requests
   at once, or for every eight pictures after a serial decode, as simpler captioners do.
 - idle: the share of the op's time, after the first answer, in which the engine had no request.
@@ -88,23 +88,24 @@ def measure(config: PipelineConfig, count: int, repeat: int, tokens: int | None,
     lake = Lake(config.lake)
     (shard,) = ingest(config, lake, "bench")
     ops: list[float] = []
-    bares: list[float] = []
     idles: list[float] = []
     with in_a_loop(config) as engine:
         requests = _op(engine, config, lake, shard, "warm", tokens).requests
+
+        def bare(name: str) -> float:
+            return count / _bare(engine, config, lake, shard, requests, name, tokens)
+
+        bares = [bare("bare")]
         for turn in range(repeat):
-            # Each goes first as often: a machine that slows down, or speeds up, favours neither.
-            for what in ("op", "bare") if turn % 2 else ("bare", "op"):
-                if what == "op":
-                    metered = _op(engine, config, lake, shard, f"op{turn}", tokens)
-                    ops.append(count / (metered.ended - metered.first))
-                    idles.append(metered.idle / (metered.ended - metered.answered))
-                else:
-                    bares.append(count / _bare(engine, config, lake, shard, requests, f"bare{turn}", tokens))
+            metered = _op(engine, config, lake, shard, f"op{turn}", tokens)
+            ops.append(count / (metered.ended - metered.first))
+            idles.append(metered.idle / (metered.ended - metered.answered))
+            bares.append(bare(f"bare{turn}"))
+    # Each op stands between two bare runs: a machine that slows down, or speeds up, favours neither.
+    ratios = [2 * op / (before + after) for op, before, after in zip(ops, bares, bares[1:], strict=False)]
     table = Table("figure", "value", "wanted", title=f"{count} pictures, {repeat} turns, medians")
     table.add_row("op, pictures/s", f"{statistics.median(ops):.1f}", "")
     table.add_row("bare engine, pictures/s", f"{statistics.median(bares):.1f}", "")
-    ratios = [op / bare for op, bare in zip(ops, bares, strict=True)]
     spread = f"{statistics.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})"
     table.add_row("op / bare", spread, "0.90; GPU 0.97")
     if offline:
