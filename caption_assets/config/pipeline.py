@@ -49,7 +49,7 @@ class Media(Strict):
     """A bigger file is a failure `too_large`, before it is read."""
     max_decode_mb: float = Field(default=370.0, gt=0)
     """A picture whose decoding, and its file unless it is decoded from disk, take more memory than this is a failure
-    `too_large`, before they take it; all that are worked on at once stay within four fifths of it."""
+    `too_large`, before they take it; all that are worked on at once stay within seven tenths of it."""
     quality: int = Field(default=90, ge=1, le=100)
     gps: bool = False
     """Whether the lake may hold where a picture was taken: columns, and what EXIF and XMP say of it."""

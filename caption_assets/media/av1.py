@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 _SEQUENCE_HEADER = 1
-_MOST_UNITS = 8
 
 
 def may_have_grain(data: bytes) -> bool:
@@ -13,18 +12,14 @@ def may_have_grain(data: bytes) -> bool:
         data: the beginning of what is coded: units, each with its head, among the first the sequence's header.
     """
     place = 0
-    for _ in range(_MOST_UNITS):
-        head = data[place : place + 1]
-        if not head:
-            return False
-        kind, extended, sized = head[0] >> 3 & 15, head[0] >> 2 & 1, head[0] >> 1 & 1
+    while place < len(data):
+        head = data[place]
+        kind, extended, sized = head >> 3 & 15, head >> 2 & 1, head >> 1 & 1
         place += 1 + extended
         size, place = _leb128(data, place) if sized else (len(data) - place, place)
         if kind == _SEQUENCE_HEADER:
             bits = int.from_bytes(data[place : place + size], "big")
-            ending = (
-                bits & -bits
-            )  # of the unit; the bit before it ends the header, and tells whether grain is described
+            ending = bits & -bits  # the unit's last bit; the one before it tells whether grain is described
             return bool(bits & ending << 1)
         place += size
     return False

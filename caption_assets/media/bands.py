@@ -177,7 +177,6 @@ def _of_planes(opened: Image.Image, data: bytes) -> Bands | None:
     try:
         items = Items(data)
         coded = items.picture()
-        beginning = items.beginning(coded.tiles[0])
     except UnknownKindError:
         return None
     told = opened.format == formats.HEIF  # its reader does what the file says; AVIF's tells it, and never crops
@@ -194,7 +193,7 @@ def _of_planes(opened: Image.Image, data: bytes) -> Bands | None:
         for band in coded_planes.bands(items, coded, rows):
             yield Image.fromarray(band)
 
-    working = planes_bytes(data, opened.format or "", coded, beginning)
+    working = planes_bytes(data, opened.format or "", coded, items.beginning(coded.tiles[0]))
     return Bands(coded.shown, working, read, orientation=coded.orientation if told else None)
 
 

@@ -111,18 +111,25 @@ class Items:
         """The bytes of an item."""
         if sum(part.length for part in parts) > len(self._data):
             raise UnknownKindError("data that comes again and again")
-        return b"".join(self._part(part, part.length) for part in parts)
+        found = []
+        for part in parts:
+            place, end = self._place(part)
+            if not 0 < part.length <= end - place:
+                raise UnknownKindError("data that is elsewhere")
+            found.append(self._data[place : place + part.length])
+        return b"".join(found)
 
     def beginning(self, parts: list[Extent]) -> bytes:
-        """The first bytes of an item."""
-        return b"".join(self._part(part, min(part.length, _BEGINNING)) for part in parts[:1])
+        """The first bytes of an item, as far as they are there."""
+        if not parts:
+            return b""
+        place, end = self._place(parts[0])
+        return self._data[place : min(place + min(parts[0].length, _BEGINNING), end)]
 
-    def _part(self, part: Extent, count: int) -> bytes:
+    def _place(self, part: Extent) -> tuple[int, int]:
+        """Where a part begins, and where what it lies in ends."""
         start, end = {_IN_FILE: (0, len(self._data)), _IN_META: self._inside}.get(part.construction, (0, 0))
-        place = start + part.place
-        if not 0 < part.length <= end - place:
-            raise UnknownKindError("data that is elsewhere")
-        return self._data[place : place + count]
+        return start + part.place, end
 
     def _read(self, start: int, end: int) -> None:
         for kind, place, stop in boxes(self._data, start, end):

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def measure(config: PipelineConfig, count: int, repeat: int, tokens: int | None,
             idles.append(metered.idle / (metered.ended - metered.answered))
             bares.append(bare(f"bare{turn}"))
     # Each op stands between two bare runs: a machine that slows down, or speeds up, favours neither.
-    ratios = [2 * op / (before + after) for op, before, after in zip(ops, bares, bares[1:], strict=False)]
+    ratios = [2 * op / sum(around) for op, around in zip(ops, pairwise(bares), strict=True)]
     table = Table("figure", "value", "wanted", title=f"{count} pictures, {repeat} turns, medians")
     table.add_row("op, pictures/s", f"{statistics.median(ops):.1f}", "")
     table.add_row("bare engine, pictures/s", f"{statistics.median(bares):.1f}", "")
