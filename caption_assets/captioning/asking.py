@@ -47,7 +47,8 @@ _MAY_DIFFER = frozenset({"empty", "not_json", "schema", "repetition", "refusal"}
 def decoded(stored: bytes) -> Image.Image:
     """The RGB pixels of a stored picture. Raises whatever Pillow does."""
     with Image.open(io.BytesIO(stored)) as image:
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def unreadable(error: Exception) -> AskFailure:

@@ -97,7 +97,7 @@ class MeteredEngine:
         if self._open == 0 and self.answered:
             self.idle += now - self._empty_since
         self._open += 1
-        self.requests.append(request)
+        self.requests.append(replace(request, image=None))  # nobody holds the pixels any longer than the op does
         own = None if request.image_id is None else f"{self.salt}-{request.image_id}"
         sent = replace(request, request_id=f"{self.salt}-{request.request_id}", image_id=own)
         try:
