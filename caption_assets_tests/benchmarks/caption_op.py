@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import statistics
 import subprocess
@@ -32,11 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from caption_assets.captioning.asking import first_request
+from caption_assets.captioning.asking import decoded, first_request
 from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.config import PipelineConfig, load_config
 from caption_assets.demo.scenes import write_scenes
@@ -222,7 +220,7 @@ def _bare(
 ) -> float:
     """Seconds for the op's own first requests, all submitted at once with their pictures decoded."""
     bound = bind_perspectives(config)
-    decoded = {row["media_id"]: _decode(lake, row) for row in read_index(lake, shard)}
+    pictures = {row["media_id"]: decoded(read_picture(lake, row)) for row in read_index(lake, shard)}
     firsts = [request for request in asked if request.request_id.endswith("#1")]
     requests = [
         plain(
@@ -230,7 +228,7 @@ def _bare(
                 bound[request.request_id.split("/")[-1].removesuffix("#1")],
                 f"{salt}-{request.request_id}",
                 request.text,
-                decoded.get(request.image_id or ""),
+                pictures.get(request.image_id or ""),
                 None if request.image_id is None else f"{salt}-{request.image_id}",
             ),
             tokens,
@@ -244,11 +242,6 @@ def _bare(
         return time.perf_counter() - started
 
     return engine.run(all_at_once())
-
-
-def _decode(lake: Lake, row: dict[str, object]) -> Image.Image:
-    with Image.open(io.BytesIO(read_picture(lake, row))) as image:
-        return image.convert("RGB")
 
 
 if __name__ == "__main__":

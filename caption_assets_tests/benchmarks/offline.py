@@ -12,7 +12,6 @@ TOKENS: plain text of so many tokens is asked for instead of JSON.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -21,9 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from caption_assets.captioning.asking import first_request
+from caption_assets.captioning.asking import decoded, first_request
 from caption_assets.captioning.binding import bind_perspectives
 from caption_assets.config import VllmEngine, load_config
 from caption_assets.engine import rendering
@@ -56,16 +53,15 @@ def main() -> None:
         pictures.setdefault(each["picture"]["media_id"], []).append(each)
 
     def requests(entries: Iterable[dict[str, Any]], salt: str) -> list[EngineRequest]:
-        made, decoded = [], {}
+        made, images = [], {}
         for number, each in enumerate(entries):
             place, media_id = each["picture"], each["media_id"]
-            if media_id and media_id not in decoded:
+            if media_id and media_id not in images:
                 data = lake.read_range(place["path"], place["offset"], place["length"])
-                with Image.open(io.BytesIO(data)) as image:
-                    decoded[media_id] = image.convert("RGB")
+                images[media_id] = decoded(data)
             image_id = f"{salt}-{media_id}" if media_id else None
             perspective = bound[each["perspective"]]
-            image = decoded.get(media_id)
+            image = images.get(media_id)
             made.append(plain(first_request(perspective, f"{salt}-{number}", each["text"], image, image_id), tokens))
         return made
 
