@@ -44,15 +44,11 @@ from caption_assets.lake.store import Lake
 from caption_assets.media.shard import read_index, read_picture
 from caption_assets.media.stored import segment_path
 from caption_assets_tests.benchmarks.architectures import ARCHITECTURES, ARGUMENTS, write_architecture
-from caption_assets_tests.benchmarks.disturbance import Disturbance
+from caption_assets_tests.benchmarks.disturbance import Disturbance, Turns, calm_turns
 from caption_assets_tests.benchmarks.metered import LoopEngine, MeteredEngine, in_a_loop, plain
 from caption_assets_tests.support import caption, ingest, lent
 
 _TOKENS = 32
-_DISTURBED = 0.02
-"""Of the cores' time, given to others in a run: from then on it says more about them."""
-_TRIES = 3
-"""Turns made at most, to the turns wanted."""
 _ENABLED = ["scene_caption", "scene_objects", "scene_count", "synthesized_caption"]
 
 
@@ -108,16 +104,14 @@ def measure(config: PipelineConfig, count: int, repeat: int, tokens: int | None,
             return _Run(count / (metered.ended - metered.first), disturbance.share, idle)
 
         turns = _turns(op, bare, repeat)
-    calm = [turn for turn in turns if turn.calm]
-    kept = calm if len(calm) >= repeat else turns
+    kept = turns.kept
     ops = statistics.median(turn.op.rate for turn in kept)
     table = Table("figure", "value", "wanted", title=f"{count} pictures, {len(kept)} turns, medians")
     table.add_row("op, pictures/s", f"{ops:.1f}", "")
     table.add_row("bare engine, pictures/s", f"{statistics.median(turn.after.rate for turn in kept):.1f}", "")
     table.add_row("op / bare", _spread(kept), "0.90; GPU 0.97")
-    if len(calm) < len(turns):
-        told = "too many, so they count" if len(calm) < repeat else "left out"
-        table.add_row(f"  {len(turns) - len(calm)} turns disturbed ({told}); all", _spread(turns), "")
+    if turns.told:
+        table.add_row(f"  {turns.told}; all", _spread(turns.made), "")
     if offline:
         rates = [_offline(config, lake, shard, requests, tokens) for _ in range(repeat)]
         for name, wanted in (("chat", ""), ("blocks", "GPU 1.5")):
@@ -149,22 +143,23 @@ class _Turn:
         return 2 * self.op.rate / (self.before.rate + self.after.rate)
 
     @property
-    def calm(self) -> bool:
-        """Whether the machine was ours alone."""
-        return max(run.disturbance for run in (self.before, self.op, self.after)) <= _DISTURBED
+    def disturbance(self) -> float:
+        """The largest of its runs."""
+        return max(run.disturbance for run in (self.before, self.op, self.after))
 
 
-def _turns(op: Callable[[str], _Run], bare: Callable[[str], _Run], repeat: int) -> list[_Turn]:
-    """Turns until so many were calm, or thrice as many were made."""
-    turns: list[_Turn] = []
-    before = bare("bare")
-    while len(turns) < _TRIES * repeat and sum(turn.calm for turn in turns) < repeat:
-        turns.append(_Turn(before, op(f"op{len(turns)}"), bare(f"bare{len(turns)}")))
-        before = turns[-1].after
-        print(
-            f"turn {len(turns)}: op / bare {turns[-1].ratio:.3f}{'' if turns[-1].calm else ', disturbed'}", flush=True
-        )
-    return turns
+def _turns(op: Callable[[str], _Run], bare: Callable[[str], _Run], repeat: int) -> Turns[_Turn]:
+    """Turns in a row, each beginning with the bare run that ended the one before."""
+    made: list[_Turn] = []
+    first = bare("bare")
+
+    def turn() -> _Turn:
+        before = made[-1].after if made else first
+        made.append(_Turn(before, op(f"op{len(made)}"), bare(f"bare{len(made)}")))
+        print(f"turn {len(made)}: op / bare {made[-1].ratio:.3f}, disturbed {made[-1].disturbance:.1%}", flush=True)
+        return made[-1]
+
+    return calm_turns(turn, repeat)
 
 
 def _spread(turns: Sequence[_Turn]) -> str:

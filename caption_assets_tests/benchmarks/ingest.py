@@ -1,6 +1,7 @@
 """How fast pictures become media: `python -m caption_assets_tests.benchmarks.ingest`.
 
-Prints ratios of one run, medians over repetitions in turn, all on the same pictures and the same cores:
+Prints ratios of one run, medians over repetitions in turn, all on the same pictures and the same cores (where a
+hypervisor gave more than a fiftieth of the cores' time to others, a repetition is made again):
 
 - web: 2,000 JPEGs over loopback HTTP, against img2dataset 1.47 (installed into an environment of its own): its steady
   rate by its shards' own clocks, ours from the first fetch to the last index; and both as whole commands. Same output
@@ -28,7 +29,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -47,6 +50,7 @@ from caption_assets.media.pixels import fit
 from caption_assets.media.shard import build_media
 from caption_assets.sources.planner import open_source, plan_dataset
 from caption_assets_tests import resident
+from caption_assets_tests.benchmarks.disturbance import Disturbance, Turns, calm_turns
 from caption_assets_tests.benchmarks.photographs import write_photographs
 
 SIDE = 512
@@ -247,10 +251,39 @@ def _web_pipeline(file: Path, lake: Path, urls: Path) -> Path:
     return _pipeline(file, str(lake), {"kind": "url_list", "path": str(urls), "web": manners})
 
 
-def _row(table: Table, name: str, ours: list[float], other: list[float], wanted: str) -> None:
-    ratios = [one / another for one, another in zip(ours, other)]
-    middle = [f"{statistics.median(values):.1f}" for values in (ours, other)]
-    table.add_row(name, *middle, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f}–{max(ratios):.2f}", wanted)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Pair(Generic[T]):
+    """Ours and the other's, one right after the other, and the share of the cores' time that others had meanwhile."""
+
+    ours: T
+    other: T
+    disturbance: float
+
+
+def _pairs(ours: Callable[[], T], other: Callable[[], T], wanted: int) -> Turns[_Pair[T]]:
+    """Pairs in turn."""
+
+    def turn() -> _Pair[T]:
+        with Disturbance() as disturbance:
+            theirs, mine = other(), ours()
+        return _Pair(mine, theirs, disturbance.share)
+
+    return calm_turns(turn, wanted)
+
+
+def _row(table: Table, name: str, turns: Turns[_Pair[T]], rate: Callable[[T], float], wanted: str) -> None:
+    """One line for the pairs that count, and one for all of them where some were left out."""
+    for told, pairs in ((name, turns.kept), *([(f"  {turns.told}; all", turns.made)] if turns.told else [])):
+        ours, other = (
+            [rate(value) for value in values] for values in zip(*((pair.ours, pair.other) for pair in pairs))
+        )
+        ratios = [one / another for one, another in zip(ours, other)]
+        middle = [f"{statistics.median(values):.1f}" for values in (ours, other)]
+        spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
+        table.add_row(told, *middle, f"{statistics.median(ratios):.2f}", spread, wanted if pairs is turns.kept else "")
 
 
 def compare(work: Path, pictures: int, repetitions: int) -> None:
@@ -258,33 +291,25 @@ def compare(work: Path, pictures: int, repetitions: int) -> None:
     files = write_photographs(work / "photographs", pictures)
     table = Table("pictures a second", "ours", "other", "ratio", "range", "wanted")
     peer = img2dataset(work / "environment")
-    theirs: list[Outcome] = []
-    ours: list[Outcome] = []
     urls = work / "urls.txt"
     with server(work / "photographs") as base:
         urls.write_text("".join(f"{base}/{file.name}\n" for file in files))
         pipeline = _web_pipeline(work / "web.yaml", work / "web_lake", urls)
-        for _ in range(repetitions):
-            theirs.append(run_peer(peer, urls, work))
-            ours.append(run_ours(pipeline, work / "web_lake"))
-    steady, whole, cpu = ([getattr(each, name) for each in ours] for name in ("steady", "whole", "cpu"))
-    _row(table, "web, steady / img2dataset", steady, [each.steady for each in theirs], "1.4")
-    _row(table, "web, whole / img2dataset", whole, [each.whole for each in theirs], "1.6")
-    _row(table, "CPU ms a picture / img2dataset", cpu, [each.cpu for each in theirs], "")
-    loops: dict[str, Callable[[], float]] = {
-        "local / bare, bicubic": lambda: bare_loop(files, cv2.INTER_CUBIC),
-        "local / bare, area": lambda: bare_loop(files, cv2.INTER_AREA),
-    }
-    for name, loop in loops.items():
-        pairs = [(local_shard(files, work), loop()) for _ in range(repetitions)]
-        _row(table, name, [pair[0] for pair in pairs], [pair[1] for pair in pairs], "0.8")
+        commands = _pairs(
+            lambda: run_ours(pipeline, work / "web_lake"), lambda: run_peer(peer, urls, work), repetitions
+        )
+    _row(table, "web, steady / img2dataset", commands, lambda outcome: outcome.steady, "1.4")
+    _row(table, "web, whole / img2dataset", commands, lambda outcome: outcome.whole, "1.6")
+    _row(table, "CPU ms a picture / img2dataset", commands, lambda outcome: outcome.cpu, "")
+    for name, kernel in (("bicubic", cv2.INTER_CUBIC), ("area", cv2.INTER_AREA)):
+        loops = _pairs(partial(local_shard, files, work), partial(bare_loop, files, kernel), repetitions)
+        _row(table, f"local / bare, {name}", loops, lambda rate: rate, "0.8")
     console = Console()
     console.print(table)
     quality = psnr(files[:200])
     console.print(f"PSNR: median {statistics.median(quality):.1f} dB, worst {min(quality):.1f} dB (wanted: 42, 30)")
-    console.print(
-        f"memory: {max(each.megabytes for each in ours):.0f} MB; of 100 megapixels: {big_pictures(work):.0f} MB"
-    )
+    held = max(pair.ours.megabytes for pair in commands.made)
+    console.print(f"memory: {held:.0f} MB; of 100 megapixels: {big_pictures(work):.0f} MB")
 
 
 def main() -> None:
