@@ -12,9 +12,10 @@ from caption_assets.captioning.forms import changes_since
 from caption_assets.config import PipelineConfig
 from caption_assets.counts import views as counts
 from caption_assets.lake.catalog import connect, refresh_catalog
-from caption_assets.lake.definition import Wanted
+from caption_assets.lake.definition import Wanted, Wants
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns
 from caption_assets.lake.store import Lake
+from caption_assets.media.normalise import normalisation_id
 from caption_assets.perspectives import arrow_type
 
 Bound = Mapping[str, BoundPerspective]
@@ -26,7 +27,7 @@ def refresh(config: PipelineConfig, lake: Lake, bound: Bound | None = None) -> N
     Args:
         bound: the enabled perspectives, where they have been read already.
     """
-    refresh_catalog(lake, _wanted(lake, bound or bind_perspectives(config)), _retained(config))
+    refresh_catalog(lake, _wants(config, lake, bound))
 
 
 def open_views(
@@ -39,7 +40,7 @@ def open_views(
         known: what Dagster knows of runs.
     """
     lake = Lake(config.lake)
-    return connect(lake, _wanted(lake, bound or bind_perspectives(config)), known, _retained(config))
+    return connect(lake, _wants(config, lake, bound), known)
 
 
 def open_counts(
@@ -63,16 +64,13 @@ def open_counts(
         StillCounting: more is to be counted than that.
     """
     lake = Lake(config.lake)
-    wanted = _wanted(lake, bound or bind_perspectives(config))
-    return counts.connect(lake, wanted, known, _retained(config), seconds, tell)
+    return counts.connect(lake, _wants(config, lake, bound), known, seconds, tell)
 
 
-def _wanted(lake: Lake, bound: Bound) -> dict[str, Wanted]:
-    return {
+def _wants(config: PipelineConfig, lake: Lake, bound: Bound | None) -> Wants:
+    wanted = {
         name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output), changes_since(lake, each))
-        for name, each in bound.items()
+        for name, each in (bound or bind_perspectives(config)).items()
     }
-
-
-def _retained(config: PipelineConfig) -> list[str]:
-    return [name for name, dataset in config.datasets.items() if dataset.retain]
+    retained = [name for name, dataset in config.datasets.items() if dataset.retain]
+    return Wants(wanted, retained, normalisation_id(config.media))

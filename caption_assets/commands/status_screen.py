@@ -52,11 +52,11 @@ def in_a_line(status: Status) -> str:
 
 
 def to_do(status: Status) -> list[str]:
-    """A line for every perspective not up to date: how much, why, and what it takes at the rate of past runs."""
+    """A line for what is not up to date: how much, why, and what it takes at the rate of past runs."""
     lines = []
     for each in status.totals:
         counts = {"missing": each.missing, "stale": each.stale, "failed": each.failed}
-        if each.perspective == "media" or not any(counts.values()):
+        if not (each.stale if each.perspective == "media" else any(counts.values())):
             continue
         told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         takes = f", about {_duration(each.redo_seconds)}" if each.redo_seconds is not None else ""

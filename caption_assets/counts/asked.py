@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from caption_assets.counts.listing import Listing, Mask, words_hash
 from caption_assets.lake.current import read_current
-from caption_assets.lake.definition import Wanted, forms_in, shown_of
+from caption_assets.lake.definition import Wanted, Wants, forms_in, shown_of
 from caption_assets.lake.departures import Departed, departed_items
 from caption_assets.lake.merges import read_ledger
 from caption_assets.lake.store import Lake
@@ -20,7 +20,7 @@ from caption_assets.lake.tombstones import Tombstones, read_tombstones
 class Asked:
     """It all, as of some instant; the listings must be older."""
 
-    wanted: Mapping[str, Wanted]
+    wants: Wants
     current: Mapping[str, str]
     shown: Mapping[str, str]
     tombstones: Tombstones
@@ -32,9 +32,7 @@ class Asked:
     """Perspectives that others read."""
 
     @classmethod
-    def read(
-        cls, lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str], datasets: Iterable[str]
-    ) -> Asked:
+    def read(cls, lake: Lake, wants: Wants, datasets: Iterable[str]) -> Asked:
         """As the lake and the pipeline file have it now."""
         current = read_current(lake)
         away: dict[str, list[Departed]] = {}
@@ -43,18 +41,23 @@ class Asked:
             ledger = read_ledger(lake, dataset)
             hidden |= {shard.key for shard in ledger.hidden}
             successors = {shard.key: successor.key for shard, successor in ledger.retired.items()}
-            if dataset not in retained:
+            if dataset not in wants.retained:
                 gone = departed_items(lake, dataset)
                 away[dataset] = [Departed(successors.get(item.shard, item.shard), *item.key) for item in gone]
         return cls(
-            wanted,
+            wants,
             current,
             shown_of(forms_in(lake), current),
             read_tombstones(lake),
             away,
             frozenset(hidden),
-            frozenset(name for each in wanted.values() for name in each.inputs),
+            frozenset(name for each in wants.perspectives.values() for name in each.inputs),
         )
+
+    @property
+    def wanted(self) -> Mapping[str, Wanted]:
+        """Of perspectives."""
+        return self.wants.perspectives
 
     def terms(self, listing: Listing) -> dict[str, Mask]:
         """What the counts of which shards depend on beyond their files: each a perspective, and the form in question.

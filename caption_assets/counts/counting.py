@@ -101,7 +101,7 @@ class Counter:
         deleted += [{"dataset": dataset, "uri": uri} for dataset, uri in gone.uris]
         names = pa.schema([(name, pa.string()) for name in ("media_id", "dataset", "uri")])
         self._connection.execute("CREATE SCHEMA rows")
-        create_manifest(self._connection, self._asked.wanted, self._asked.current, self._asked.shown)
+        create_manifest(self._connection, self._asked.wants, self._asked.current, self._asked.shown)
         self._table("tombstones", pa.Table.from_pylist(deleted, names))
         self._table("rows.deleted", pa.table({"media_id": pa.array(gone.media_ids, pa.string())}))
         self._table("rows.merged", pa.table({"shard": pa.array([], pa.string())}))
@@ -137,7 +137,10 @@ _VISIBLE = (
 )
 """What the views are of, as tables: it is asked for many times."""
 _COUNT = f"""
-WITH captions AS (
+WITH forms AS (
+    SELECT shard, list(struct_pack(normalisation, n) ORDER BY normalisation) AS normalisations
+    FROM rows.normalisation_counts GROUP BY shard
+), captions AS (
     SELECT shard, list(struct_pack(perspective, fingerprint, n, pictures) ORDER BY perspective, fingerprint) AS captions
     FROM rows.caption_counts GROUP BY shard
 ), open AS (
@@ -176,10 +179,12 @@ WITH captions AS (
 )
 SELECT b.dataset, b.number, b.shard, b.low, b.high, b.terms, p.planned, p.departed, p.planned_at,
        coalesce(m.media, 0) AS media, coalesce(m.pictures, 0) AS pictures, m.made_at,
-       coalesce(captions, []) AS captions, coalesce(open, []) AS open, coalesce(failures, []) AS failures,
+       coalesce(normalisations, []) AS normalisations, coalesce(captions, []) AS captions,
+       coalesce(open, []) AS open, coalesce(failures, []) AS failures,
        coalesce(retries, []) AS retries, coalesce(made, []) AS made, coalesce(last, []) AS last,
        coalesce(marks, []) AS marks
 FROM rows.batch b LEFT JOIN rows.plan_counts p ON p.shard = b.shard LEFT JOIN rows.media_counts m ON m.shard = b.shard
+LEFT JOIN forms ON forms.shard = b.shard
 LEFT JOIN captions ON captions.shard = b.shard LEFT JOIN open ON open.shard = b.shard
 LEFT JOIN failed ON failed.shard = b.shard LEFT JOIN retries ON retries.shard = b.shard
 LEFT JOIN made ON made.shard = b.shard LEFT JOIN last ON last.shard = b.shard LEFT JOIN marks ON marks.shard = b.shard

@@ -27,7 +27,10 @@ _DIGESTS = ("input_digest", "output_digest")
 SCHEMAS = {
     "plans": pa.schema([tables.PLAN.field(name) for name in ("dataset", "shard", "uri", "etag", "planned_at")]),
     "indexes": pa.schema(
-        [tables.MEDIA.field(name) for name in ("media_id", "dataset", "shard", "uri", "etag", "created_at")]
+        [
+            tables.MEDIA.field(name)
+            for name in ("media_id", "dataset", "shard", "uri", "etag", "normalisation", "created_at")
+        ]
     ),
     "stored": pa.schema(
         [*(pa.field(name, pa.string()) for name in (*_NAMES, *_DIGESTS)), pa.field("created_at", tables.TIMESTAMP)]

@@ -25,7 +25,7 @@ from caption_assets.lake.store import Lake
 from caption_assets.lake.tombstones import Tombstones
 from caption_assets.sources.cache import cache_folder
 
-_MAKE = f"1-{duckdb.__version__}"
+_MAKE = f"2-{duckdb.__version__}"
 """Of the files; DuckDB's hashes are in them."""
 _MANY_FILES = 12
 _ROW_GROUP = 2048

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 import duckdb
@@ -18,7 +18,7 @@ from caption_assets.counts.files import Holding
 from caption_assets.counts.kept import LISTED, Damaged, KeptCounts
 from caption_assets.counts.listing import Listing, list_lake
 from caption_assets.lake import tables
-from caption_assets.lake.definition import Wanted, ensure_tables
+from caption_assets.lake.definition import Wants, ensure_tables
 from caption_assets.lake.groups import SHARDS
 from caption_assets.lake.heartbeats import read_beats
 from caption_assets.lake.layout import Shard
@@ -44,16 +44,15 @@ class StillCounting(Exception):
 @again_when_sealed(Damaged)
 def connect(
     lake: Lake,
-    wanted: Mapping[str, Wanted],
+    wants: Wants,
     known: KnownRuns = NOTHING_KNOWN,
-    retained: Collection[str] = (),
     seconds: float = inf,
     tell: Tell = UNTOLD,
 ) -> duckdb.DuckDBPyConnection:
     """The views `shards`, `status`, `workers`, `runs` (of the last days) and those of `GROUPS`, as the lake is now.
 
     Args:
-        wanted, known, retained: as for the catalog's `connect`.
+        wants, known: as for the catalog's `connect`.
         seconds: after so long, counting ends.
         tell: called with how many shards are counted, of how many that are to be.
 
@@ -61,15 +60,15 @@ def connect(
         StillCounting: more is to be counted than that.
     """
     until = time.monotonic() + seconds
-    ensure_tables(lake, wanted)
+    ensure_tables(lake, wants.perspectives)
     listings = list_lake(lake)
-    asked = Asked.read(lake, wanted, retained, [listing.dataset for listing in listings])
+    asked = Asked.read(lake, wants, [listing.dataset for listing in listings])
     connection = duckdb.connect()
     try:
         connection.execute("SET enable_progress_bar = false")
         _fill(connection, lake, asked, listings, until, tell)
         try:
-            runs = recent_runs(lake, wanted, until - time.monotonic())
+            runs = recent_runs(lake, wants.perspectives, until - time.monotonic())
         except RunsUnread as error:
             raise StillCounting(str(error)) from None
         _create_views(connection, lake, asked, runs, known)
@@ -203,7 +202,7 @@ def _create_views(
     connection: duckdb.DuckDBPyConnection, lake: Lake, asked: Asked, runs: pa.Table, known: KnownRuns
 ) -> None:
     connection.execute("CREATE SCHEMA rows")
-    create_manifest(connection, asked.wanted, asked.current, asked.shown)
+    create_manifest(connection, asked.wants, asked.current, asked.shown)
     connection.register("arrow", runs)
     connection.execute("CREATE TABLE runs AS FROM arrow")
     connection.register("arrow", _rates(asked, runs))
@@ -220,7 +219,7 @@ def _rates(asked: Asked, runs: pa.Table) -> pa.Table:
     """What a picture takes by perspective, as `stale` has it: asked of one that has nothing yet."""
     with duckdb.connect() as connection:
         connection.execute("CREATE SCHEMA rows")
-        create_manifest(connection, asked.wanted, asked.current, asked.shown)
+        create_manifest(connection, asked.wants, asked.current, asked.shown)
         connection.register("all_runs", runs)
         connection.execute("CREATE TABLE runs AS FROM all_runs")
         for name, schema in {"caption_rows": tables.captions_schema(pa.null()), "failures": tables.FAILURES}.items():
@@ -241,6 +240,7 @@ _GROUPS = (
     "CREATE VIEW rows.plan_counts AS "
     "SELECT dataset, shard, planned, departed, planned_at FROM kept WHERE planned IS NOT NULL",
     "CREATE VIEW rows.media_counts AS SELECT shard, media, pictures, made_at FROM kept WHERE media > 0",
+    "CREATE VIEW rows.normalisation_counts AS SELECT shard, unnest(normalisations, recursive := true) FROM kept",
     "CREATE VIEW rows.caption_counts AS SELECT shard, unnest(captions, recursive := true) FROM kept",
     """CREATE VIEW rows.open_counts AS
     WITH unasked_here AS (

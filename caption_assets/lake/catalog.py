@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from caption_assets.lake import layout
-from caption_assets.lake.definition import Definition, Wanted, ensure_tables, write_empty
+from caption_assets.lake.definition import Definition, Wants, ensure_tables, write_empty
 from caption_assets.lake.heartbeats import read_beats
 from caption_assets.lake.sql_files import SqlFiles, over, quoted
 from caption_assets.lake.status import NOTHING_KNOWN, KnownRuns, tell_beats, tell_known
@@ -27,29 +27,23 @@ _MAX_SPILL = "16GB"
 
 
 @again_when_sealed()
-def refresh_catalog(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str] = ()) -> None:
+def refresh_catalog(lake: Lake, wants: Wants) -> None:
     """Put the file in place, atomically, unless it is there.
 
     Args:
-        wanted: at least one perspective.
-        retained: datasets whose views keep what their source no longer has.
+        wants: at least one perspective.
     """
-    with _made(lake, wanted, retained) as (file, new):
+    with _made(lake, wants) as (file, new):
         if new:
             lake.write(layout.CATALOG, file.read_bytes())
 
 
 @again_when_sealed()
-def connect(
-    lake: Lake,
-    wanted: Mapping[str, Wanted],
-    known: KnownRuns = NOTHING_KNOWN,
-    retained: Collection[str] = (),
-) -> duckdb.DuckDBPyConnection:
+def connect(lake: Lake, wants: Wants, known: KnownRuns = NOTHING_KNOWN) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views over the lake as it is now.
 
     Args:
-        wanted, retained: as for `refresh_catalog`.
+        wants: as for `refresh_catalog`.
         known: what Dagster knows of runs.
     """
     spill = Path(tempfile.gettempdir()) / f"caption-assets-duckdb-{os.getuid()}"  # not in the current folder
@@ -57,7 +51,7 @@ def connect(
     connection.execute("SET enable_progress_bar = false")  # it writes to standard output, between what programs read
     if not lake.local:
         connection.register_filesystem(lake.fs)
-    with _made(lake, wanted, retained) as (file, _):
+    with _made(lake, wants) as (file, _):
         connection.execute(f"ATTACH {quoted(str(file))} AS made (READ_ONLY)")
         connection.execute("COPY FROM DATABASE made TO memory")
         connection.execute("DETACH made")
@@ -67,10 +61,10 @@ def connect(
 
 
 @contextmanager
-def _made(lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str]) -> Iterator[tuple[Path, bool]]:
+def _made(lake: Lake, wants: Wants) -> Iterator[tuple[Path, bool]]:
     """The catalog as it should be, in a file that is gone afterwards; and whether the lake's own is not like it."""
-    ensure_tables(lake, wanted)
-    definition = Definition.read(lake, wanted, retained)
+    ensure_tables(lake, wants.perspectives)
+    definition = Definition.read(lake, wants)
     digest = definition.digest(lake.url(""))
     with tempfile.TemporaryDirectory(prefix="caption-assets-") as folder:
         stored, built = Path(folder) / "stored.duckdb", Path(folder) / "built.duckdb"

@@ -30,23 +30,31 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Wants:
+    """What the pipeline file asks of the lake now."""
+
+    perspectives: Mapping[str, Wanted]
+    retained: Collection[str] = ()
+    """Datasets whose views keep what their source no longer has."""
+    normalisation: str | None = None
+    """How pictures are to be stored; None: any way is right."""
+
+
+@dataclass(frozen=True)
 class Definition:
     """All of it, as a lake is at one moment. Equal definitions make the same views, whatever was captioned between."""
 
-    wanted: Mapping[str, Wanted]
+    wants: Wants
     current: Mapping[str, str]
     forms: Mapping[str, Sequence[str]]
     """The fingerprints of a perspective's forms that the lake has rows of, or a zero-row file."""
-    retained: tuple[str, ...]
-    """Datasets whose views keep what their source no longer has."""
     departed: tuple[str, ...]
     """The files of media in which departed items are looked for; a glob where they are many."""
 
     @classmethod
-    def read(cls, lake: Lake, wanted: Mapping[str, Wanted], retained: Collection[str]) -> Definition:
+    def read(cls, lake: Lake, wants: Wants) -> Definition:
         """As it is now; the zero-row files are in place."""
-        departed = tuple(departed_indexes(lake, retained))
-        return cls(wanted, read_current(lake), forms_in(lake), tuple(sorted(retained)), departed)
+        return cls(wants, read_current(lake), forms_in(lake), tuple(departed_indexes(lake, wants.retained)))
 
     @property
     def shown(self) -> dict[str, str]:
@@ -55,14 +63,17 @@ class Definition:
 
     def digest(self, url: str) -> str:
         """Tells it from others of the lake at `url`, and of other releases."""
-        wanted = {name: [each.fingerprint, each.inputs, each.changes] for name, each in sorted(self.wanted.items())}
+        wants = self.wants
+        asked = [
+            [name, each.fingerprint, each.inputs, each.changes] for name, each in sorted(wants.perspectives.items())
+        ]
         shown = [sorted(self.current.items()), sorted((name, sorted(each)) for name, each in self.forms.items())]
-        parts = [url, _release(), wanted, shown, self.retained, self.departed]
+        parts = [url, _release(), asked, shown, sorted(wants.retained), wants.normalisation, self.departed]
         return hashlib.sha256(json.dumps(parts, default=list).encode()).hexdigest()
 
     def empty_tables(self, lake: Lake) -> dict[str, pa.Schema]:
         """The zero-row files of a lake that holds nothing, but has all of these forms. Raises FileNotFoundError."""
-        empty = {**_EMPTY, **_of_wanted(self.wanted)}
+        empty = {**_EMPTY, **_of_wanted(self.wants.perspectives)}
         for path in self.departed:
             if "*" not in path:
                 empty[path] = tables.MEDIA

@@ -15,6 +15,8 @@ GROUPS = (
     """CREATE VIEW rows.media_counts AS
     SELECT shard, count(*) AS media, count(DISTINCT media_id) AS pictures, max(created_at) AS made_at
     FROM media GROUP BY ALL""",
+    """CREATE VIEW rows.normalisation_counts AS
+    SELECT shard, normalisation, count(*) AS n FROM media GROUP BY ALL""",
     # `pictures`: rows of pictures that the shard's index has
     """CREATE VIEW rows.caption_counts AS
     SELECT c.perspective, c.shard, c.fingerprint, count(*) AS n, count(m.media_id) AS pictures

@@ -175,12 +175,17 @@ _VIEWS = (
                string_agg(DISTINCT why, '; ' ORDER BY why) FILTER (reason IN ('stale', 'inputs_changed')) AS why,
                sum(n * seconds) AS seconds, sum(n * cost) AS cost
         FROM rows.open_counts GROUP BY ALL
+    ), outdated AS (
+        SELECT n.shard, sum(n.n)::BIGINT AS n, 'normalised as '
+               || string_agg(DISTINCT n.normalisation, ', ' ORDER BY n.normalisation) || ', now '
+               || any_value(f.normalisation) AS why
+        FROM rows.normalisation_counts n JOIN rows.media_form f ON n.normalisation <> f.normalisation GROUP BY n.shard
     ), counts AS (
         SELECT s.dataset, s.shard, 'media' AS stage, NULL AS fingerprint, true AS has_media,
-               s.planned - coalesce(d.n, 0) AS total, s.media AS done,
-               greatest(s.planned - s.media - s.media_failures, 0) AS missing, 0 AS stale,
-               s.media_failures - coalesce(d.n, 0) AS failed, NULL AS why, NULL AS seconds, NULL AS cost
-        FROM every s LEFT JOIN deleted d USING (shard)
+               s.planned - coalesce(d.n, 0) AS total, s.media - coalesce(u.n, 0) AS done,
+               greatest(s.planned - s.media - s.media_failures, 0) AS missing, coalesce(u.n, 0) AS stale,
+               s.media_failures - coalesce(d.n, 0) AS failed, u.why, NULL AS seconds, NULL AS cost
+        FROM every s LEFT JOIN deleted d USING (shard) LEFT JOIN outdated u USING (shard)
         UNION ALL
         SELECT s.dataset, s.shard, w.perspective, w.fingerprint, s.media + s.media_failures >= s.planned,
                s.pictures, (s.pictures - coalesce(o.missing, 0) - coalesce(o.stale, 0) - coalesce(o.failed, 0))::BIGINT,

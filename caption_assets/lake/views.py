@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from caption_assets.lake import layout, tables
-from caption_assets.lake.definition import Definition, Wanted
+from caption_assets.lake.definition import Definition, Wants
 from caption_assets.lake.groups import GROUPS, SHARDS
 from caption_assets.lake.hidden import create_hidden
 from caption_assets.lake.sql_files import SqlFiles
@@ -28,15 +28,15 @@ def create_views(database: duckdb.DuckDBPyConnection, definition: Definition, fi
     """Create the manifest and all views in an empty database. The definition has at least one perspective."""
     shown, connection = definition.shown, ViewStack(database)
     connection.execute("CREATE SCHEMA rows")
-    create_manifest(database, definition.wanted, definition.current, shown)
+    create_manifest(database, definition.wants, definition.current, shown)
     connection.execute(f"CREATE VIEW runs AS {files.rows('runs/*/*.parquet', tables.RUNS, _RUNS_SINCE)}")
     found = files.rows(f"{layout.RECONCILIATIONS}/*/*.parquet", tables.RECONCILIATIONS)
     connection.execute(f"CREATE VIEW reconciliations AS {found}")
-    create_hidden(connection, definition.retained, definition.departed, files)
+    create_hidden(connection, definition.wants.retained, definition.departed, files)
     _create_media_view(connection, files)
     for name, fingerprints in definition.forms.items():
         _create_captions_view(connection, files, name, fingerprints, shown[name])
-    _create_unions(connection, list(definition.forms), definition.wanted)
+    _create_unions(connection, list(definition.forms), definition.wants.perspectives)
     rows = {
         "failures": files.rows("failures/*/*/*.parquet", tables.FAILURES, _FAILURES_SINCE),
         "plans": files.rows("shards/*/*.parquet", tables.PLAN),
@@ -50,12 +50,10 @@ def create_views(database: duckdb.DuckDBPyConnection, definition: Definition, fi
 
 
 def create_manifest(
-    connection: duckdb.DuckDBPyConnection,
-    wanted: Mapping[str, Wanted],
-    current: Mapping[str, str],
-    shown: Mapping[str, str],
+    connection: duckdb.DuckDBPyConnection, wants: Wants, current: Mapping[str, str], shown: Mapping[str, str]
 ) -> None:
-    """The tables `perspectives`, `changes` and `rows.shown`. `shown`: as `shown_of` has it."""
+    """The tables `perspectives`, `changes`, `rows.shown`, `rows.media_form`. `shown`: as `shown_of` has it."""
+    wanted = wants.perspectives
     connection.execute(
         """CREATE TABLE perspectives
         (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[], enabled BOOLEAN)"""
@@ -79,6 +77,7 @@ def create_manifest(
     for name, asked in wanted.items():
         for earlier, lines in asked.changes.items():
             connection.execute("INSERT INTO changes VALUES (?, ?, ?)", [name, earlier, ", ".join(lines)])
+    connection.execute("CREATE TABLE rows.media_form AS SELECT ?::VARCHAR AS normalisation", [wants.normalisation])
 
 
 _SINCE = "SELECT CAST(NULL AS VARCHAR) AS source_digest WHERE false"

@@ -368,9 +368,9 @@ def _unidentified(data: Bytes) -> DecodeError:
         return DecodeError("unsupported", reason)
     name = formats.signature(head)
     if name and is_cut(data):
-        return DecodeError("truncated", f"a {name} file that ends before what its head announces")
+        return DecodeError("truncated", f"{name} that ends before what its head announces")
     if name:
-        return DecodeError("unreadable", f"a {name} file that is damaged or incomplete in its head")
+        return DecodeError("unreadable", f"{name} that is damaged or incomplete in its head")
     return DecodeError("not_an_image", f"no known picture format; the file begins {head[:16]!r}")
 
 

@@ -39,9 +39,10 @@ from caption_assets.counts.views import Masks, StillCounting
 from caption_assets.events.conditions import too_many_failures, totals_of
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import promote
-from caption_assets.lake.definition import Wanted, ensure_tables
+from caption_assets.lake.definition import Wanted, Wants, ensure_tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
+from caption_assets.media.normalise import normalisation_id
 from caption_assets.perspectives import arrow_type
 from caption_assets.status.reading import read_status
 from caption_assets_tests import resident
@@ -193,7 +194,7 @@ def copy_counts(config: PipelineConfig, shards: int) -> None:
     wanted = {name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output)) for name, each in bound.items()}
     ensure_tables(lake, wanted)  # as a look does: counts are kept under the tombstones that there are
     (listing,) = list_lake(lake)
-    asked, masks = Asked.read(lake, wanted, [], [_DATASET]), Masks()
+    asked, masks = Asked.read(lake, Wants(wanted, (), normalisation_id(config.media)), [_DATASET]), Masks()
     listed, counter = masks.table(listing, asked), Counter(lake, asked)
     kinds = [
         next(counter.count([masks.to_count(listing, number, listed["mask"][number].as_py())])) for number in (0, 1)

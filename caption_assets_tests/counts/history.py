@@ -17,7 +17,7 @@ from caption_assets.counts import views as counts
 from caption_assets.lake import layout, tables
 from caption_assets.lake.catalog import connect
 from caption_assets.lake.current import promote
-from caption_assets.lake.definition import Wanted
+from caption_assets.lake.definition import Wanted, Wants
 from caption_assets.lake.departures import Departed, departed_items, record
 from caption_assets.lake.erasing import erase
 from caption_assets.lake.groups import MORE_GROUPS
@@ -36,6 +36,7 @@ GROUPS = {
     "open": "SELECT perspective, dataset, shard, reason, fingerprint, why, n, round(seconds, 6) AS seconds, "
     "round(cost, 6) AS cost FROM rows.open_counts ORDER BY ALL",
     "media": "SELECT shard, media, pictures, made_at FROM rows.media_counts ORDER BY ALL",
+    "normalisations": "SELECT shard, normalisation, n FROM rows.normalisation_counts ORDER BY ALL",
     "captions": "SELECT perspective, shard, fingerprint, n, pictures FROM rows.caption_counts ORDER BY ALL",
     "failures": "SELECT stage, shard, fingerprint, kind, n FROM rows.failure_counts ORDER BY ALL",
     "retries": "SELECT stage, shard, fingerprint, kind, attempts, retryable, n, latest FROM rows.retry_counts "
@@ -57,6 +58,7 @@ class History:
             "sum": Wanted("sum-1", ("count", "look"), TEXT),
         }
         self.retained: list[str] = []
+        self.normalisation = "n1"
         self.counted = 0
         """Shards that the last look counted."""
         self._random = random.Random(seed)
@@ -69,6 +71,7 @@ class History:
             *[self.fail] * 2,
             *(self.media_fail, self.seal, self.delete, self.delete_place, self.carry_out, self.forgive, self.depart),
             *(self.merge, self.change, self.revert, self.promote, self.disable, self.read_less, self.run, self.retain),
+            self.normalise,
         ]
 
     def act(self) -> str:
@@ -81,7 +84,7 @@ class History:
 
     def plain(self, *, sums: bool = False) -> dict[str, Any]:
         """What the catalog says; `sums`: with what is made of the groups, which takes it long."""
-        with connect(self.lake, self.wanted, retained=self.retained) as views:
+        with connect(self.lake, self._wants()) as views:
             for statement in MORE_GROUPS:
                 views.execute(statement)
             return _answers(views, GROUPS | SUMS if sums else GROUPS)
@@ -93,7 +96,7 @@ class History:
         def tell(counted: int, _: int) -> None:
             self.counted = counted
 
-        with counts.connect(self.lake, self.wanted, retained=self.retained, tell=tell) as views:
+        with counts.connect(self.lake, self._wants(), tell=tell) as views:
             return _answers(views, GROUPS | SUMS)
 
     def arrive(self) -> None:
@@ -281,6 +284,13 @@ class History:
         """Departed items are to be kept, or not."""
         self.retained = [] if self.retained else ["demo"]
 
+    def normalise(self) -> None:
+        """Pictures are to be stored otherwise, from now on."""
+        self.normalisation = self._random.choice(["n1", "n2", "n3"])
+
+    def _wants(self) -> Wants:
+        return Wants(self.wanted, self.retained, self.normalisation)
+
     def _reform(self, name: str, mark: str) -> None:
         fingerprint = f"{name}-{mark}"
         self._stale[name].append(fingerprint)
@@ -300,6 +310,7 @@ class History:
                 "uri": uri,
                 "etag": etag,
                 "media_id": self._random.choice(PICTURES),
+                "normalisation": self.normalisation,
                 "created_at": self._now(),
             }
             for uri, etag in items

@@ -16,6 +16,7 @@ from caption_assets.counts import kept, listing
 from caption_assets.counts.views import StillCounting, connect
 from caption_assets.lake import layout, tables
 from caption_assets.lake.current import promote
+from caption_assets.lake.definition import Wants
 from caption_assets.lake.departures import Departed, record
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
@@ -82,6 +83,7 @@ class Small:
     def __init__(self, folder: Path) -> None:
         self.hand = Hand(Lake(str(folder / "lake")))
         self.wanted = {"look": look("f1")}
+        self.normalisation = "n"
         self.shards = [Shard("demo", number) for number in range(3)]
         for place, shard in enumerate(self.shards):
             pictures = PICTURES[2 * place : 2 * place + 2]
@@ -97,9 +99,10 @@ class Small:
 
     def look(self) -> tuple[int, list[tuple[Any, ...]]]:
         """How many shards were counted, and done and open rows by shard."""
-        counted = [0]
-        with connect(self.hand.lake, self.wanted, tell=lambda number, _: counted.append(number)) as views:
+        counted, wants = [0], Wants(self.wanted, (), self.normalisation)
+        with connect(self.hand.lake, wants, tell=lambda number, _: counted.append(number)) as views:
             rows = views.execute("SELECT done, missing, stale, total FROM status WHERE perspective = 'look'").fetchall()
+            self.media = views.execute("SELECT done, stale FROM status WHERE perspective = 'media'").fetchall()
         return counted[-1], rows
 
 
@@ -147,13 +150,21 @@ def test_what_changed_a_moment_ago_may_change_again_unseen(small: Small) -> None
     assert small.look()[1][0] == (2, 0, 0, 2)
 
 
+def test_another_form_of_media_makes_nothing_be_counted_again(small: Small) -> None:
+    small.look()
+    assert small.media == [(2, 0)] * 3
+    small.normalisation = "smaller"
+    assert small.look()[0] == 0
+    assert small.media == [(0, 2)] * 3
+
+
 def test_counting_goes_on_where_it_ended(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caption_assets.counts.counting._FIRST", 1)
     monkeypatch.setattr("caption_assets.counts.counting._MOST", 1)
     for left in (2, 1):
         with pytest.raises(StillCounting, match=f"{left} of 3 shards are still to be counted"):
-            connect(small.hand.lake, small.wanted, seconds=0)
-    connect(small.hand.lake, small.wanted, seconds=0).close()
+            connect(small.hand.lake, Wants(small.wanted), seconds=0)
+    connect(small.hand.lake, Wants(small.wanted), seconds=0).close()
     assert small.look()[0] == 0
 
 

@@ -16,7 +16,7 @@ from caption_assets.duplicates.hashes import hex_digits
 from caption_assets.duplicates.pairs import find_near_duplicates
 from caption_assets.lake import layout, tables
 from caption_assets.lake.catalog import connect
-from caption_assets.lake.definition import Wanted
+from caption_assets.lake.definition import Wanted, Wants
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets_tests import resident
@@ -45,7 +45,7 @@ for number, part in enumerate(np.split(random.permutation(hashes), 1_000)):
     rows = [columns.get(each.name, pa.nulls(len(part), each.type)) for each in tables.MEDIA]
     lake.write(layout.media_index(shard), table_bytes(pa.Table.from_arrays(rows, schema=tables.MEDIA)))
 
-with connect(lake, {"look": Wanted("f", (), pa.struct([("caption", pa.string())]))}) as views:
+with connect(lake, Wants({"look": Wanted("f", (), pa.struct([("caption", pa.string())]))})) as views:
     wall, cpu = time.monotonic(), time.process_time()
     report = find_near_duplicates(lake, views, NearDuplicates())
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu

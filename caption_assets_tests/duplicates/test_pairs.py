@@ -21,11 +21,11 @@ from caption_assets.duplicates.hashes import hex_digits
 from caption_assets.duplicates.pairs import NearReport, find_near_duplicates, remove_damaged
 from caption_assets.lake import layout, tables
 from caption_assets.lake.catalog import connect
-from caption_assets.lake.definition import Wanted
+from caption_assets.lake.definition import Wanted, Wants
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 
-WANTED = {"look": Wanted("f", (), pa.struct([("caption", pa.string())]))}
+WANTED = Wants({"look": Wanted("f", (), pa.struct([("caption", pa.string())]))})
 SIX = NearDuplicates()
 ZERO = "0" * 16
 

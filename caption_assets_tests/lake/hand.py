@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from caption_assets.lake import layout, tables
 from caption_assets.lake.catalog import connect
-from caption_assets.lake.definition import Wanted
+from caption_assets.lake.definition import Wanted, Wants
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
 
@@ -27,11 +27,12 @@ class Hand:
 
     lake: Lake
 
-    def media(self, shard: Shard, *media_ids: str) -> None:
+    def media(self, shard: Shard, *media_ids: str, normalisation: str = "n") -> None:
         """A shard's plan and index."""
         head = {"dataset": shard.dataset, "shard": shard.key}
         plan = [{**head, "uri": each, "etag": "1", "planned_at": NOON} for each in media_ids]
-        index = [{**head, "uri": each, "etag": "1", "media_id": each} for each in media_ids]
+        stored = {"etag": "1", "normalisation": normalisation}
+        index = [{**head, **stored, "uri": each, "media_id": each} for each in media_ids]
         self.lake.write(layout.plan_file(shard), table_bytes(tables.table(plan, tables.PLAN)))
         self.lake.write(layout.media_index(shard), table_bytes(tables.table(index, tables.MEDIA)))
 
@@ -92,5 +93,5 @@ def look(fingerprint: str = "f2", inputs: tuple[str, ...] = (), type_: pa.DataTy
 
 def rows(lake: Lake, wanted: dict[str, Wanted], sql: str) -> list[tuple[Any, ...]]:
     """Rows of a query over the views as they are now."""
-    with connect(lake, wanted) as views:
+    with connect(lake, Wants(wanted)) as views:
         return views.execute(sql).fetchall()

@@ -15,6 +15,7 @@ import pytest
 from caption_assets.lake import layout, tables
 from caption_assets.lake.catalog import refresh_catalog
 from caption_assets.lake.current import promote
+from caption_assets.lake.definition import Wants
 from caption_assets.lake.store import Lake, table_bytes
 from caption_assets_tests.lake.hand import ONE, TEXT, TWO, Hand, look, rows
 
@@ -26,13 +27,13 @@ VIEWS = {
 
 def test_every_view_works_on_an_empty_lake(hand: Hand) -> None:
     wanted = {"look": look()}
-    refresh_catalog(hand.lake, wanted)
+    refresh_catalog(hand.lake, Wants(wanted))
     with duckdb.connect(hand.lake.path(layout.CATALOG), read_only=True) as views:
         names = {
             name for (name,) in views.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
         }
         of_rows = {"look", "deleted", "away", "departed", "merged", "beat_files", "beats", "looks", "counts"} | {
-            *("plan_counts", "media_counts", "caption_counts", "open_counts", "failure_counts"),
+            *("plan_counts", "media_counts", "normalisation_counts", "caption_counts", "open_counts", "failure_counts"),
         }
         assert names - of_rows == VIEWS  # of the schema `rows`
         for name in VIEWS:
@@ -174,7 +175,7 @@ def test_any_folder_name_will_do(tmp_path: Path, folder: str) -> None:
     hand = Hand(Lake(str(tmp_path / folder)))
     hand.media(ONE, "a")
     hand.captions("look", "f2", TEXT, {"a": {"caption": "here"}})
-    refresh_catalog(hand.lake, {"look": look()})
+    refresh_catalog(hand.lake, Wants({"look": look()}))
     with duckdb.connect(hand.lake.path(layout.CATALOG), read_only=True) as views:
         assert views.execute("SELECT caption FROM captions_look").fetchall() == [("here",)]
 
@@ -187,13 +188,13 @@ def test_a_lake_that_is_no_folder(hand: Hand) -> None:
     wanted = {"look": look()}
     assert rows(remote.lake, wanted, "SELECT caption FROM captions_look") == [("far away",)]
     assert rows(remote.lake, wanted, "SELECT media_id, reason FROM stale") == [("b", "missing")]
-    refresh_catalog(remote.lake, wanted)
+    refresh_catalog(remote.lake, Wants(wanted))
     assert remote.lake.exists(layout.CATALOG)
 
 
 def test_the_file_works_from_another_folder(hand: Hand, tmp_path: Path) -> None:
     hand.media(ONE, "a")
-    refresh_catalog(hand.lake, {"look": look()})
+    refresh_catalog(hand.lake, Wants({"look": look()}))
     (tmp_path / "elsewhere").mkdir()
     code = (
         "import duckdb, sys; views = duckdb.connect(sys.argv[1], read_only=True); "
@@ -211,7 +212,7 @@ def test_the_file_works_from_another_folder(hand: Hand, tmp_path: Path) -> None:
 
 def test_it_is_replaced_while_another_process_reads_it(hand: Hand) -> None:
     hand.media(ONE, "a")
-    refresh_catalog(hand.lake, {"look": look()})
+    refresh_catalog(hand.lake, Wants({"look": look()}))
     catalog = Path(hand.lake.path(layout.CATALOG))
     code = (
         "import duckdb, sys; views = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); "
@@ -225,7 +226,7 @@ def test_it_is_replaced_while_another_process_reads_it(hand: Hand) -> None:
     assert reader.stdout.readline() == "open\n"
     before = os.stat(catalog).st_ino
     hand.media(TWO, "b")
-    refresh_catalog(hand.lake, {"look": look(), "second": look("g1")})
+    refresh_catalog(hand.lake, Wants({"look": look(), "second": look("g1")}))
     assert os.stat(catalog).st_ino != before, "a new file, not the old one written over"
     out, _ = reader.communicate("go on\n", timeout=30)
     assert out == "[(2,)] ['look']\n", "its own manifest, over the lake as it is now"
@@ -236,10 +237,10 @@ def test_it_is_replaced_while_another_process_reads_it(hand: Hand) -> None:
 
 def test_it_is_made_anew_only_when_its_definition_changed(hand: Hand) -> None:
     def made() -> int:
-        refresh_catalog(hand.lake, wanted, retained)
+        refresh_catalog(hand.lake, Wants(wanted, retained, normalisation))
         return os.stat(hand.lake.path(layout.CATALOG)).st_mtime_ns
 
-    wanted, retained = {"look": look()}, ["other"]
+    wanted, retained, normalisation = {"look": look()}, ["other"], "n1"
     first = made()
     hand.media(ONE, "a")
     hand.captions("look", "f2", TEXT, {"a": {"caption": "here"}})
@@ -249,7 +250,9 @@ def test_it_is_made_anew_only_when_its_definition_changed(hand: Hand) -> None:
     retained = []
     other = made()
     wanted = {"look": look("f3")}
-    assert len({first, promoted, other, made()}) == 4
+    third = made()
+    normalisation = "n2"
+    assert len({first, promoted, other, third, made()}) == 5
     Path(hand.lake.path(layout.CATALOG)).write_bytes(b"no database")
     assert made() != first
     assert rows(hand.lake, wanted, "SELECT caption FROM captions_look") == [("here",)]
@@ -262,7 +265,7 @@ def test_no_file_of_the_lake_is_opened_to_make_it(hand: Hand) -> None:
     hand.captions("look", "f1", TEXT, {"a": {"caption": "of an earlier form"}})
     damaged = f"{layout.captions_folder('look', 'f2', ONE)}/damaged.parquet"
     hand.lake.write(damaged, b"no Parquet")
-    refresh_catalog(hand.lake, {"look": look()})
+    refresh_catalog(hand.lake, Wants({"look": look()}))
     with duckdb.connect(hand.lake.path(layout.CATALOG), read_only=True) as views:
         assert views.execute("SELECT media_id FROM media").fetchall() == [("a",)]
         with pytest.raises(duckdb.Error, match="damaged"):

@@ -9,6 +9,7 @@ import pytest
 from caption_assets.lake import hidden, layout, tables
 from caption_assets.lake.catalog import connect
 from caption_assets.lake.current import promote
+from caption_assets.lake.definition import Wants
 from caption_assets.lake.departures import Departed, record
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import table_bytes
@@ -23,7 +24,7 @@ def gone(uri: str, shard: Shard = ONE) -> Departed:
 
 def shown(hand: Hand, retained: tuple[str, ...] = ()) -> dict[str, list[tuple[Any, ...]]]:
     """Shard and picture of all rows of the views."""
-    with connect(hand.lake, {"look": look()}, retained=retained) as views:
+    with connect(hand.lake, Wants({"look": look()}, retained)) as views:
         found = {
             name: views.execute(f"SELECT shard, media_id FROM {name} ORDER BY ALL").fetchall() for name in _PER_PICTURE
         }
@@ -110,7 +111,7 @@ def test_a_failure_of_media_leaves_with_its_item(hand: Hand) -> None:
 
 def test_views_that_were_made_before_know_of_later_marks_where_media_are_joined(hand: Hand) -> None:
     fill(hand)
-    with connect(hand.lake, {"look": look()}) as views:
+    with connect(hand.lake, Wants({"look": look()})) as views:
         count = "SELECT count(*) FROM captions JOIN media USING (media_id, shard)"
         assert views.execute(count).fetchone() == (3,)
         record(hand.lake, "demo", [gone("b")], [], "run")

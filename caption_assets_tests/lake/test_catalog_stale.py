@@ -9,6 +9,7 @@ import pytest
 from caption_assets.lake import layout, tables
 from caption_assets.lake.catalog import connect
 from caption_assets.lake.current import promote
+from caption_assets.lake.definition import Wants
 from caption_assets.lake.store import table_bytes
 from caption_assets_tests.lake.hand import NOON, ONE, TEXT, TWO, Hand, look, rows
 
@@ -22,7 +23,7 @@ def test_stale_says_why(hand: Hand) -> None:
     hand.captions("look", "f1", TEXT, {"stale": {"caption": "stale"}})
     hand.failures("look", "f2", ["failed"])
     promote(hand.lake, {"look": "f2", "other": "g1"})
-    with connect(hand.lake, wanted) as views:
+    with connect(hand.lake, Wants(wanted)) as views:
         digests = dict(
             views.execute(
                 "SELECT media_id, sha256(string_agg(perspective || '=' || output_digest, ',' ORDER BY perspective)) "
@@ -55,12 +56,28 @@ def test_a_settled_failure_of_a_reader_is_stale_once_its_input_says_something_el
     wanted = {"look": look("f2"), "sum": look("s1", ("look",))}
     hand.media(ONE, "a")
     hand.captions("look", "f2", TEXT, {"a": {"caption": "a"}})
-    with connect(hand.lake, wanted) as views:
+    with connect(hand.lake, Wants(wanted)) as views:
         (now,) = views.execute("SELECT sha256('look=' || output_digest) FROM captions").fetchone() or ("",)
     hand.failures("sum", "s1", ["a"], retryable=retryable, input_digest=now if read == "now" else read)
     assert rows(hand.lake, wanted, "SELECT reason, why FROM stale") == [expected]
     counted = rows(hand.lake, wanted, "SELECT failed, stale FROM status WHERE perspective = 'sum'")
     assert counted == [(0, 1) if expected[0] == "inputs_changed" else (1, 0)]
+
+
+def test_pictures_that_are_stored_in_another_form_are_stale(hand: Hand) -> None:
+    def media(normalisation: str | None) -> list[tuple[object, ...]]:
+        with connect(hand.lake, Wants({"look": look()}, normalisation=normalisation)) as views:
+            sql = "SELECT shard, state, total, done, stale, why FROM status WHERE perspective = 'media' ORDER BY shard"
+            return views.execute(sql).fetchall()
+
+    hand.media(ONE, "a", "b", normalisation="small")
+    hand.media(TWO, "c", normalisation="large")
+    assert media("large") == [
+        (ONE.key, "stale", 2, 0, 2, "normalised as small, now large"),
+        (TWO.key, "done", 1, 1, 0, None),
+    ]
+    assert [row[1] for row in media("small")] == ["done", "stale"]
+    assert [row[1] for row in media(None)] == ["done", "done"], "nobody asks for a form"
 
 
 def test_a_settled_failure_stands_while_an_input_is_missing(hand: Hand) -> None:

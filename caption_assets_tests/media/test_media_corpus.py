@@ -15,7 +15,7 @@ from PIL import Image
 
 from caption_assets.config import Media
 from caption_assets.lake.catalog import connect
-from caption_assets.lake.definition import Wanted
+from caption_assets.lake.definition import Wanted, Wants
 from caption_assets.lake.store import Lake
 from caption_assets.media.shard import build_media, read_failures, read_index, read_picture
 from caption_assets.sources.folder import FolderSource
@@ -171,7 +171,7 @@ def test_the_media_view_shows_what_is_known(lake: Lake, folder: Path) -> None:
 def shown(lake: Lake) -> list[tuple[Any, ...]]:
     import pyarrow as pa
 
-    with connect(lake, {"p": Wanted("0" * 16, (), pa.struct([("caption", pa.string())]))}) as connection:
+    with connect(lake, Wants({"p": Wanted("0" * 16, (), pa.struct([("caption", pa.string())]))})) as connection:
         return connection.execute(
             """SELECT taken_at::VARCHAR, camera_make, camera_model, latitude, longitude, title, keywords, creator,
             exif->>'$.ISOSpeedRatings', frames

@@ -14,6 +14,8 @@ import dagster as dg
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
 
+from caption_assets.commands.status_screen import to_do
+from caption_assets.config import load_config
 from caption_assets.dagster_runs import daemon_alive, known_runs
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 from caption_assets.jobs import CAPTION_JOB
@@ -119,6 +121,20 @@ def test_from_pending_to_done(world: World) -> None:
     totals = {each.perspective: each for each in world.status().totals}
     assert totals["scene_count"].states == {"pending": 1, "done": 1}
     assert (totals["media"].done, totals["media"].missing) == (2, 2)
+
+
+def test_another_pixel_budget_makes_media_stale_until_it_is_made_again(world: World) -> None:
+    world.pipeline.ingest()
+    assert world.pipeline.caption(FIRST).success
+    file = world.pipeline.config.file
+    file.write_text(file.read_text() + "media: {max_pixels: 4096}\n")
+    smaller = Pipeline.of(load_config(file), lent(ScriptedEngine(world.engine)))
+    smaller.instance, world.pipeline = world.pipeline.instance, smaller
+    row = world.rows(FIRST)["media"]
+    assert (row["state"], row["done"], row["stale"]) == ("stale", 0, 2)
+    assert to_do(world.status())[0].startswith("demo, media: 2 missing, 2 stale (normalised as ")
+    assert smaller.caption(FIRST).success
+    assert world.states(FIRST) == everything("done")
 
 
 def test_a_run_is_seen_while_it_works(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
