@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from PIL import Image
@@ -53,10 +53,13 @@ class PictureReader:
     Args:
         threads: those that read.
         pixels: whether pictures are decoded; else they stay the files that are stored.
+        wait_for_core: called before one is decoded.
     """
 
-    def __init__(self, lake: Lake, threads: Executor, *, pixels: bool) -> None:
-        self._lake, self._threads, self._pixels = lake, threads, pixels
+    def __init__(
+        self, lake: Lake, threads: Executor, *, pixels: bool, wait_for_core: Callable[[], None] = lambda: None
+    ) -> None:
+        self._lake, self._threads, self._pixels, self._wait_for_core = lake, threads, pixels, wait_for_core
         self.together = 1 if pixels else _FILES_TOGETHER
         """How many to read in one errand."""
         self.held = 0
@@ -95,6 +98,7 @@ class PictureReader:
     def _as_wanted(self, stored: bytes | Exception) -> Stored | Exception:
         if isinstance(stored, Exception) or not self._pixels:
             return stored
+        self._wait_for_core()
         try:
             return decoded(stored)
         except Exception as error:

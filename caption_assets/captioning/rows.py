@@ -21,7 +21,8 @@ from caption_assets.perspectives import arrow_type
 
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 10.0
-_READ_TRIES = 5
+_READ_TRIES = 100
+"""Each but the last was ended by a file that is gone: as many as a folder has where they go one by one."""
 _NO_ROWS = pa.schema([("media_id", pa.string()), ("created_at", tables.TIMESTAMP)]).empty_table()
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 

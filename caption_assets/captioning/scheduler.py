@@ -79,7 +79,7 @@ class Scheduler:
         self._buffer, self._writer = PartBuffer(), PartWriter(lake, run_id)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lake")
-        self._reader = PictureReader(lake, self._decoders, pixels=decode)
+        self._reader = PictureReader(lake, self._decoders, pixels=decode, wait_for_core=engine.wait_for_core)
         self._regions = RegionAsker(engine, settings.max_attempts, self._decoders)
         self._outstanding = 0
         self._room = asyncio.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -83,3 +83,11 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the device. Requests under way fail."""
+
+
+@runtime_checkable
+class SharesCores(Protocol):
+    """An engine whose model may work on the cores that we work on."""
+
+    def wait_for_core(self) -> None:
+        """Return when work that can wait disturbs the model least, or has waited long. For any thread but a loop's."""

@@ -22,6 +22,10 @@ from caption_assets.engine import rendering
 from caption_assets.engine.protocol import EngineFailure, EngineReply, EngineRequest
 
 _START_TIMEOUT_SECONDS = 1800.0
+_HELD_SECONDS = 0.5
+"""How long an outcome waits for others at most."""
+_CORE_SECONDS = 1.0
+"""How long work beside the model waits at most."""
 TOO_LONG = re.compile(
     r"longer than|max_model_len|maximum (model|context) length|exceeds? .*(context|length)", re.I | re.S
 )
@@ -64,6 +68,13 @@ class InProcessEngine:
         """A heap: by priority, then in the order of arrival."""
         self._arrivals = itertools.count()
         self._running: dict[str, _Pending] = {}
+        self._finished: list[tuple[_Pending, EngineReply | EngineFailure]] = []
+        """Outcomes that nobody was told of yet."""
+        self._finished_at = 0.0
+        """When the first of them came: seconds of the monotonic clock."""
+        self._core = threading.Event()
+        """Whether the model leaves a core to others, or works on none."""
+        self._core.set()
         self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._closed: EngineFailure | None = None
         self._seqs = 0
@@ -93,6 +104,14 @@ class InProcessEngine:
             self._inbox.put(request.request_id)
             raise
 
+    def wait_for_core(self) -> None:
+        """Wait until requests are prepared for the model, which takes one core, or the model lacks requests.
+
+        The model itself works on all cores, and each thread of its waits for the others: what other work takes of one
+        core is lost on all.
+        """
+        self._core.wait(_CORE_SECONDS)
+
     def close(self) -> None:
         """End the thread and free the model's memory."""
         self._inbox.put(None)
@@ -118,25 +137,47 @@ class InProcessEngine:
             self._ready.put(error)
             return
         self._seqs = engine.vllm_config.scheduler_config.max_num_seqs
+        shares_cores = engine.vllm_config.device_config.device_type == "cpu"
         self._ready.put(None)
         try:
             while self._admit(engine, params):
+                if shares_cores and not self._has_room:
+                    self._core.clear()
                 self._finish([output for output in engine.step() if output.finished])
         except Exception as error:  # the engine is beyond repair: tell everybody who waits
             message = f"the engine died: {type(error).__name__}: {error}"
             self._fail(EngineFailure("engine", message, retryable=True, fatal=True, died=True))
         finally:
+            self._core.set()
             self._fail(EngineFailure("engine", "the engine was closed", retryable=True, fatal=True))
             engine.engine_core.shutdown()
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether the model will soon have less to do than it can."""
+        return len(self._running) <= self._seqs + self._seqs // 4
+
     def _finish(self, outputs: list[Any]) -> None:
-        """Hand over the outcomes of a step: each loop is woken once, for waking costs as much as an outcome."""
-        outcomes: dict[asyncio.AbstractEventLoop, list[tuple[_Pending, EngineReply | EngineFailure]]] = {}
+        """Take the outcomes of a step; hand them over once there is room for other requests.
+
+        Until then they wait for each other: to wake a loop takes longer than an outcome does, and what it does next
+        takes the cores from the model.
+        """
         for output in outputs:
             if pending := self._running.pop(output.request_id, None):
-                outcomes.setdefault(pending.loop, []).append((pending, _outcome(output)))
+                self._finished_at = self._finished_at if self._finished else time.monotonic()
+                self._finished.append((pending, _outcome(output)))
+        if self._finished and (self._has_room or time.monotonic() - self._finished_at > _HELD_SECONDS):
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        outcomes: dict[asyncio.AbstractEventLoop, list[tuple[_Pending, EngineReply | EngineFailure]]] = {}
+        for outcome in self._finished:
+            outcomes.setdefault(outcome[0].loop, []).append(outcome)
+        self._finished.clear()
         for loop, mine in outcomes.items():
-            loop.call_soon_threadsafe(_set_all, mine)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_set_all, mine)
 
     def _admit(self, engine: Any, params: Any) -> bool:
         """Hand waiting requests to the engine; wait for one where it has nothing to do. False: close.
@@ -155,7 +196,8 @@ class InProcessEngine:
                 heapq.heappush(self._waiting, (entry.request.priority, next(self._arrivals), entry))
             elif self._running.pop(entry, None):
                 engine.abort_request([entry])
-        if len(self._running) <= self._seqs + self._seqs // 4 or self._are_overtaking():
+        if self._has_room or self._are_overtaking():
+            self._core.set()
             while self._waiting:
                 self._prepare(engine, params, heapq.heappop(self._waiting)[2])
         return True
@@ -183,6 +225,7 @@ class InProcessEngine:
 
     def _fail(self, failure: EngineFailure) -> None:
         self._closed = self._closed or failure
+        self._hand_over()
         waiting = [*self._running.values(), *(pending for _, _, pending in self._waiting)]
         self._running.clear()
         self._waiting.clear()

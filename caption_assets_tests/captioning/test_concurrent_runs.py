@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from caption_assets.captioning import rows
 from caption_assets.captioning.catalog import open_views, refresh
 from caption_assets.config import PipelineConfig
+from caption_assets.lake import layout
+from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake
 from caption_assets_tests import invariants
 from caption_assets_tests.captioning.attacked import reseal
 from caption_assets_tests.captioning.processes import FORKS, Runs, engines
 from caption_assets_tests.engine.stub_server import StubServer
+from caption_assets_tests.support import bound_of
 
 MakeConfig = Callable[..., PipelineConfig]
 
@@ -52,6 +56,31 @@ def test_runs_at_once_leave_what_one_run_leaves(make_config: MakeConfig, stub: S
     assert len(stub.calls) == calls, "a finished shard is a no-op"
     assert invariants.contents(config, lake) == undisturbed
     invariants.tidy(lake, calm)
+
+
+def test_files_that_are_sealed_away_one_by_one_do_not_end_a_read(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    lake, bound, shard = Lake(config.lake), bound_of(config)["scene_count"], Shard("demo", 0)
+    folder = layout.captions_folder(bound.name, bound.fingerprint, shard)
+    writer = rows.PartWriter(lake, "run")
+    for number in range(40):
+        writer.write([rows.Part(bound, shard, [{"media_id": f"{number:064x}"}])])
+    parts = lake.list(folder)
+    rows.seal(lake, bound, shard, "run")
+    for name in parts:  # as they stand while they are removed
+        lake.write(f"{folder}/{name}", lake.read(f"{folder}/{lake.list(folder)[-1]}"))
+    listing = Lake.list
+
+    def list_and_remove(self: Lake, path: str) -> list[str]:
+        names = listing(self, path)
+        if left := [name for name in names if name in parts]:
+            self.remove(f"{path}/{left[-1]}")
+        return names
+
+    monkeypatch.setattr(Lake, "list", list_and_remove)
+    assert len(rows.read_rows(lake, bound, shard, [])) == 40
 
 
 def test_runs_that_seal_at_once_lose_nothing_and_views_are_made_meanwhile(
