@@ -17,6 +17,8 @@ _FIRST_PROBE_SECONDS = 0.2
 _MAX_PROBE_SECONDS = 5.0
 _BREATH_SECONDS = 1.0
 _MAX_BREATH_SECONDS = 300.0
+_LAST_SECONDS = 5.0
+"""How long answers that are under way are waited for when no server is left."""
 _FAVOUR = 4
 """More requests under way that a server may have than the least busy one and still get a picture it knows."""
 
@@ -90,17 +92,19 @@ class ServerPool:
         self._outstanding = 0
         self._empty_since: float | None = None
         self._missing = asyncio.Event()
-        self._dead: EngineFailure | None = None
+        self._dying = self._dead = False
+        self._reason = ""
 
     async def acquire(self, wish: Wish = lambda: None) -> Server:
         """A place at a server, once there is one; to be given back by `release`.
 
         Raises:
-            EngineFailure: all servers have been away for too long, or are gone (fatal).
+            EngineFailure: all servers have been away for too long, or are gone (fatal), and what was under way has
+                come to its end.
         """
         if self._dead:
-            raise self._dead
-        if not self._waiters and (server := self._pick(wish())):
+            raise self._failure()
+        if not self._dying and not self._waiters and (server := self._pick(wish())):
             return self._taken(server)
         waiter = _Waiter(asyncio.get_running_loop().create_future(), wish)
         self._waiters.append(waiter)
@@ -190,13 +194,26 @@ class ServerPool:
 
     def _die(self, why: str) -> None:
         reasons = "; ".join(f"{each.url}: {each.away}" for each in self.servers)
-        self._dead = EngineFailure("engine", f"{why} ({reasons})", retryable=True, fatal=True)
+        self._dying, self._reason = True, f"{why} ({reasons})"
+        asyncio.get_running_loop().call_later(_LAST_SECONDS, self._bury)
+        self._dispatch()
+
+    def _bury(self) -> None:
+        """Tell everybody who waits that there is no hope; the first who hears of it ends all others."""
+        self._dead = True
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.future.done():
-                waiter.future.set_exception(EngineFailure("engine", str(self._dead), retryable=True, fatal=True))
+                waiter.future.set_exception(self._failure())
+
+    def _failure(self) -> EngineFailure:
+        return EngineFailure("engine", self._reason, retryable=True, fatal=True)
 
     def _dispatch(self) -> None:
+        if self._dying:
+            if not self._outstanding:
+                self._bury()
+            return
         while self._waiters:
             waiter = self._waiters[0]
             if waiter.future.done():

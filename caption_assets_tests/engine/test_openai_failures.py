@@ -48,6 +48,33 @@ def test_servers_that_are_of_no_use_are_dropped_with_a_reason_and_the_others_go_
     assert f"{closed.url}: HTTP 401" in str(outcomes[0])
 
 
+def test_answers_that_are_under_way_when_the_last_server_is_lost_come_first() -> None:
+    async def slow_then_closed(call: Call) -> web.StreamResponse | None:
+        if call.number >= 3:
+            return web.json_response({"error": {"message": "Incorrect API key provided."}}, status=401)
+        await asyncio.sleep(0.4 + 0.1 * call.number)
+        return None
+
+    async def in_turn(engine: OpenAIServers) -> list[str]:
+        ended: list[str] = []
+
+        async def one(number: int) -> None:
+            try:
+                await engine.generate(request(number))
+            except EngineFailure as error:
+                ended.append("fatal" if error.fatal else "failure")
+            else:
+                ended.append("answer")
+
+        await asyncio.gather(*(one(number) for number in range(8)))
+        return ended
+
+    with StubServer(slow_then_closed) as server:
+        ended = run(with_engine(section(server, max_in_flight=8), in_turn))
+        assert ended == ["answer"] * 3 + ["fatal"] * 5, "a failure that is fatal ends all others"
+        assert len(server.calls) == 8
+
+
 def test_a_request_that_no_server_bears_is_told_from_a_server_that_bears_none() -> None:
     async def poisoned(call: Call) -> web.StreamResponse | None:
         return web.Response(status=500, text="assertion failed") if "Question 7." in call.text else None
