@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.models import model_label
-from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest, SharesCores
+from caption_assets.engine.protocol import Engine, EngineFailure, EngineReply, EngineRequest, wait_for_core
 
 _MAX_RESTARTS = 1
 _LOOK_SECONDS = 0.1
@@ -69,9 +69,7 @@ class LazyEngine:
 
     def wait_for_core(self) -> None:
         """As `SharesCores` has it; at once where the engine does not, or is not loaded."""
-        engine = self._engine
-        if isinstance(engine, SharesCores):
-            engine.wait_for_core()
+        wait_for_core(self._engine)
 
     def close(self) -> None:
         """Free the device, if it was ever taken."""

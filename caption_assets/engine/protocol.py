@@ -91,3 +91,9 @@ class SharesCores(Protocol):
 
     def wait_for_core(self) -> None:
         """Return when work that can wait disturbs the model least, or has waited long. For any thread but a loop's."""
+
+
+def wait_for_core(engine: Engine | None) -> None:
+    """As `SharesCores` has it; at once where the engine does not, or is not there."""
+    if isinstance(engine, SharesCores):
+        engine.wait_for_core()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from caption_assets.config import PipelineConfig
 from caption_assets.engine.loading import open_engine
-from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest, SharesCores
+from caption_assets.engine.protocol import Engine, EngineReply, EngineRequest, wait_for_core
 from caption_assets.engine.vllm_in_process import InProcessEngine
 from caption_assets_tests.engine.stub_server import instance
 
@@ -23,11 +23,6 @@ Result = TypeVar("Result")
 def plain(request: EngineRequest, tokens: int | None) -> EngineRequest:
     """The request as it is, or for so many tokens of plain text."""
     return request if tokens is None else replace(request, json_schema=None, max_tokens=tokens)
-
-
-def _wait_for_core(engine: Engine) -> None:
-    if isinstance(engine, SharesCores):
-        engine.wait_for_core()
 
 
 @dataclass
@@ -52,7 +47,7 @@ class LoopEngine:
 
     def wait_for_core(self) -> None:
         """As the engine has it."""
-        _wait_for_core(self.engine)
+        wait_for_core(self.engine)
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do something in the engine's own loop."""
@@ -121,7 +116,7 @@ class MeteredEngine:
 
     def wait_for_core(self) -> None:
         """As the engine has it."""
-        _wait_for_core(self.engine)
+        wait_for_core(self.engine)
 
     def close(self) -> None:
         """Leave the engine to the benchmark."""
