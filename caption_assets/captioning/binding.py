@@ -59,7 +59,9 @@ def bind_perspectives(config: PipelineConfig) -> dict[str, BoundPerspective]:
     try:
         library = load_library(section.library, config.base_dir)
         resolved = resolve(library, section.enabled, section.inputs)
-    except (LibraryError, SelectionError) as error:
+    except LibraryError as error:  # it names the files
+        raise ConfigError(str(error)) from None
+    except SelectionError as error:
         raise ConfigError(f"{config.file}: perspectives: {error}") from None
     bound: dict[str, BoundPerspective] = {}
     for each in resolved:

@@ -32,7 +32,7 @@ def check_library(folder: Path) -> int:
     try:
         library = load_library([folder.absolute()], Path.cwd())
     except LibraryError as error:
-        _out.print(f"error: {error}", style="red", markup=False)
+        _tell(error)
         return 1
     findings = lint(library)
     for name in sorted(library.perspectives):
@@ -63,8 +63,14 @@ def _section(part: Callable[[PipelineConfig], bool], config: PipelineConfig) -> 
     try:
         return part(config)
     except (ConfigError, LibraryError, OSError) as error:
-        _out.print(f"error: {error}", style="red", markup=False)
+        _tell(error)
         return True
+
+
+def _tell(error: Exception) -> None:
+    """Print an error, which may be several, on a line each."""
+    for line in str(error).splitlines():
+        _out.print(f"error: {line}", style="red", markup=False)
 
 
 def _datasets(config: PipelineConfig) -> bool:
@@ -78,7 +84,7 @@ def _datasets(config: PipelineConfig) -> bool:
                 _out.print(f"warning: {config.file}: datasets.{name}: {note}", style="yellow", markup=False)
         except ConfigError as error:
             wrong = True
-            _out.print(f"error: {error}", style="red", markup=False)
+            _tell(error)
     return wrong
 
 

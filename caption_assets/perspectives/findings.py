@@ -25,8 +25,12 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        where = ": ".join(str(part) for part in (self.file, self.field) if part)
-        text = f"{self.level}: {where}: {self.message}" if where else f"{self.level}: {self.message}"
+        return f"{self.level}: {self.told}"
+
+    @property
+    def told(self) -> str:
+        """Where it is, what it is and what to do: all but the level."""
+        text = ": ".join(str(part) for part in (self.file, self.field, self.message) if part)
         return f"{text}. {self.remedy}" if self.remedy else text
 
 
@@ -34,7 +38,7 @@ class LibraryError(Exception):
     """A perspective library that cannot be used; `findings` names every error in it, not just the first."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        super().__init__("\n".join(str(finding) for finding in findings))
+        super().__init__("\n".join(finding.told for finding in findings))
         self.findings = list(findings)
 
 

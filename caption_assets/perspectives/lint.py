@@ -72,6 +72,9 @@ def _lint_prompt(perspective: Perspective) -> Iterator[Finding]:
     for name in names.unknown:
         remedy = f"Write source.{name} for a source column, or read one of {', '.join(NAMESPACES)}."
         yield _finding("error", "prompt", f"the prompt reads {quote(name)}, which is never there", remedy)
+    for name in names.internals:
+        remedy = f"Read a field or a column of that name as [{quote(name)}], or remove it."
+        yield _finding("error", "prompt", f"the prompt reads {name}, which is Python's own", remedy)
     if names.reads_region and perspective.scope != "region":
         message = "the prompt reads a region, but the perspective looks at the whole picture"
         yield _finding("error", "prompt", message, 'Add "scope": "region" and "regions", or remove it.')

@@ -86,7 +86,8 @@ class TemplateNames:
 
     `reads_inputs` is true where `inputs` or `context` occurs at all, be it in a loop over them; `whole_source` where
     `source` occurs otherwise than in `source.x`, so that any column may count. `input_fields` are the pairs in
-    `inputs.x.y`, `unknown` names that no prompt can read.
+    `inputs.x.y`, `unknown` names that no prompt can read, `internals` attributes that are Python's own, such as
+    `__class__`, which no prompt may read.
     """
 
     inputs: tuple[str, ...] = ()
@@ -98,6 +99,7 @@ class TemplateNames:
     whole_source: bool = False
     input_fields: tuple[tuple[str, str], ...] = ()
     unknown: tuple[str, ...] = ()
+    internals: tuple[str, ...] = ()
 
 
 def is_template(prompt: str) -> bool:
@@ -136,6 +138,7 @@ def template_names(prompt: str) -> TemplateNames:
     tree = _ENVIRONMENT.parse(prompt)
     roots = [node.name for node in tree.find_all(nodes.Name)]
     lookups = list(_lookups(tree))
+    attributes = dict.fromkeys(node.attr for node in tree.find_all(nodes.Getattr))
     found = {
         namespace: tuple(dict.fromkeys(name for root, name, _ in lookups if root == namespace))
         for namespace in NAMESPACES
@@ -148,6 +151,7 @@ def template_names(prompt: str) -> TemplateNames:
         whole_source=roots.count("source") > sum(root == "source" for root, _, _ in lookups),
         input_fields=tuple(dict.fromkeys((name, deep) for root, name, deep in lookups if root == "inputs" and deep)),
         unknown=tuple(sorted(asked)),
+        internals=tuple(name for name in attributes if name.startswith("__")),
     )
 
 

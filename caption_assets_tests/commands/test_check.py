@@ -105,6 +105,14 @@ def test_a_defect_counts_where_the_perspective_is_enabled(checked: Checked, enab
     assert result.exit_code == enabled
 
 
+def test_each_error_of_a_library_stands_on_a_line_of_its_own(checked: Checked) -> None:
+    files = [checked.perspective("scene_count", name=name, sampling={"max_tokens": 0}) for name in ("a", "b")]
+    checked.document["perspectives"]["library"] = ["demo", "./own"]
+    result = checked.run()
+    lines = [line for line in result.output.splitlines() if "max_tokens" in line]
+    assert [line.split(": sampling")[0] for line in lines] == [f"error: {file}" for file in files]
+
+
 @pytest.mark.parametrize(
     ("where", "value", "expected"),
     [

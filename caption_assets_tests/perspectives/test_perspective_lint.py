@@ -67,6 +67,8 @@ A = "schema_fields[0]"
         ({"name": "x", "scope": "region"}, {("error", "regions")}),
         ({"name": "x", "prompt": "{{ region.label }}"}, {("error", "prompt")}),
         ({"name": "x", "prompt": "{{ title }}"}, {("error", "prompt")}),
+        ({"name": "x", "prompt": "{{ source.__class__.mro() }}"}, {("error", "prompt")}),
+        ({"name": "x", "prompt": "{{ source['__class__'] }}"}, set()),
         ({"name": "x", "prompt": "{% for t in source.tags %}{{ loop.index }} {{ t }}{% endfor %}"}, set()),
         ({"name": "x", "deprecated": True}, {("warning", "replacement")}),
         ({"name": "x", "deprecated": True, "replacement": "y"}, {("error", "replacement")}),
