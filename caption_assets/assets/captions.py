@@ -112,7 +112,8 @@ def _build_group(name: str, group: Sequence[BoundPerspective], loaded: Loaded, *
             settings, lake, selected, bound, ready, context.run_id, force=config.force, tell=context.log.info
         )
         made = _drive(context, loaded, lake, run)
-        yield from _held_back(context, made, all_made=len(ready) == len(shards)) if awaited else made
+        names = [each.name for each in selected]
+        yield from _held_back(context, names, made, all_made=len(ready) == len(shards)) if awaited else made
         if waiting := {shard.key: merged.get(shard, _NO_MEDIA) for shard in shards if shard not in ready}:
             raise failure("no captions", waiting)
 
@@ -160,9 +161,13 @@ def _price(settings: PipelineConfig, report: ShardReport) -> None:
 
 
 def _held_back(
-    context: dg.AssetExecutionContext, events: Iterator[dg.AssetMaterialization], *, all_made: bool
+    context: dg.AssetExecutionContext,
+    names: Sequence[str],
+    events: Iterator[dg.AssetMaterialization],
+    *,
+    all_made: bool,
 ) -> Events:
-    """The events of an op that another op of captions waits for: at its end, as Dagster wants it."""
+    """The events of an op that another op of captions waits for: at its end, inputs first, as Dagster wants it."""
     made: list[dg.AssetMaterialization] = []
     try:
         for event in events:
@@ -170,7 +175,7 @@ def _held_back(
     except dg.Failure:
         yield from made
         raise
-    yield from events_at_end(context, context.selected_asset_keys, made, all_made=all_made)
+    yield from events_at_end(context, [caption_key(name) for name in names], made, all_made=all_made)
 
 
 def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport) -> dg.AssetMaterialization:

@@ -46,7 +46,8 @@ def events_at_end(
     """The events of an op that other ops of its run wait for.
 
     Those start only after a MaterializeResult, and in a range it stands for every partition. So it is yielded when all
-    of them were made; else those that were get an event each, and the op has to raise afterwards.
+    of them were made; else those that were get an event each, and the op has to raise afterwards. An asset's key has to
+    stand after those of the assets that it reads.
     """
     if not all_made:
         yield from made
