@@ -21,7 +21,7 @@ from caption_assets.captioning.report import LookReport, ShardReport
 from caption_assets.captioning.run import CaptionRun
 from caption_assets.captioning.scheduler import BreakerTripped
 from caption_assets.captioning.work import MediaMissing
-from caption_assets.config import ConfigError, OpenAIEngine, PipelineConfig
+from caption_assets.config import ConfigError, PipelineConfig, prices_of
 from caption_assets.engine.protocol import EngineFailure
 from caption_assets.k8s_tags import gpu_op_tags
 from caption_assets.lake import layout, tables
@@ -156,8 +156,7 @@ def _drive(
 
 def _price(settings: PipelineConfig, report: ShardReport) -> None:
     for look in report.looks.values():
-        engine = settings.engines[look.bound.engine]
-        look.prices = engine.prices if isinstance(engine, OpenAIEngine) else None
+        look.prices = prices_of(settings.engines[look.bound.engine])
 
 
 def _held_back(

@@ -9,7 +9,7 @@ import duckdb
 
 from caption_assets.captioning.binding import BoundPerspective, bind_perspectives
 from caption_assets.captioning.forms import changes_since
-from caption_assets.config import PipelineConfig
+from caption_assets.config import PipelineConfig, prices_of
 from caption_assets.counts import views as counts
 from caption_assets.lake.catalog import connect, refresh_catalog
 from caption_assets.lake.definition import Wanted, Wants
@@ -69,7 +69,13 @@ def open_counts(
 
 def _wants(config: PipelineConfig, lake: Lake, bound: Bound | None) -> Wants:
     wanted = {
-        name: Wanted(each.fingerprint, each.inputs, arrow_type(each.output), changes_since(lake, each))
+        name: Wanted(
+            each.fingerprint,
+            each.inputs,
+            arrow_type(each.output),
+            changes_since(lake, each),
+            prices_of(config.engines[each.engine]) is not None,
+        )
         for name, each in (bound or bind_perspectives(config)).items()
     }
     retained = [name for name, dataset in config.datasets.items() if dataset.retain]

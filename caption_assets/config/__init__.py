@@ -12,7 +12,15 @@ from caption_assets.config.datasets import (
     UrlListDataset,
     WebDatasetDataset,
 )
-from caption_assets.config.engines import ENGINE_KINDS, TINY_MODEL, OpenAIEngine, Prices, SentImage, VllmEngine
+from caption_assets.config.engines import (
+    ENGINE_KINDS,
+    TINY_MODEL,
+    OpenAIEngine,
+    Prices,
+    SentImage,
+    VllmEngine,
+    prices_of,
+)
 from caption_assets.config.errors import ConfigError
 from caption_assets.config.kafka import KafkaDataset
 from caption_assets.config.kinds import DATASET_KINDS
@@ -53,4 +61,5 @@ __all__ = [
     "WebDatasetDataset",
     "check_name",
     "load_config",
+    "prices_of",
 ]

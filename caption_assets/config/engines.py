@@ -107,3 +107,8 @@ class OpenAIEngine(Strict):
 
 Engine = Annotated[VllmEngine | OpenAIEngine, Field(discriminator="kind")]
 ENGINE_KINDS: dict[str, type[Strict]] = {"vllm": VllmEngine, "openai": OpenAIEngine}
+
+
+def prices_of(engine: Engine) -> Prices | None:
+    """What its tokens cost, where that is known."""
+    return engine.prices if isinstance(engine, OpenAIEngine) else None

@@ -11,7 +11,7 @@ from caption_assets.config.alerts import Alerts
 from caption_assets.config.callbacks import Callback
 from caption_assets.config.consolidation import Consolidation
 from caption_assets.config.datasets import BucketDataset, FolderDataset, HuggingFaceDataset, Strict
-from caption_assets.config.engines import Engine, OpenAIEngine
+from caption_assets.config.engines import Engine, prices_of
 from caption_assets.config.kafka import Kafka, KafkaConnection, KafkaDataset, KafkaSecurity, check_kafka
 from caption_assets.config.kinds import Dataset
 from caption_assets.config.paths import absolute
@@ -145,7 +145,7 @@ class PipelineConfig(Strict):
     def _recaption(cls, value: Recaption, info: ValidationInfo) -> Recaption:
         if not {"perspectives", "engines"} <= info.data.keys():
             return value  # what is wrong there is said there
-        priced = any(isinstance(each, OpenAIEngine) and each.prices for each in info.data["engines"].values())
+        priced = any(prices_of(each) for each in info.data["engines"].values())
         return check_recaption(value, info.data["perspectives"].enabled, priced)
 
     @field_validator("alerts")

@@ -27,6 +27,8 @@ class Wanted:
     output: pa.DataType
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What is different now from earlier forms, by their fingerprints."""
+    priced: bool = True
+    """Whether its engine has prices, so that redoing it has a cost."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Definition:
         """Tells it from others of the lake at `url`, and of other releases."""
         wants = self.wants
         asked = [
-            [name, each.fingerprint, each.inputs, each.changes] for name, each in sorted(wants.perspectives.items())
+            [name, each.fingerprint, each.inputs, each.changes, each.priced]
+            for name, each in sorted(wants.perspectives.items())
         ]
         shown = [sorted(self.current.items()), sorted((name, sorted(each)) for name, each in self.forms.items())]
         parts = [url, _release(), asked, shown, sorted(wants.retained), wants.normalisation, self.departed]

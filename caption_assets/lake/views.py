@@ -56,18 +56,20 @@ def create_manifest(
     wanted = wants.perspectives
     connection.execute(
         """CREATE TABLE perspectives
-        (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[], enabled BOOLEAN)"""
+        (perspective VARCHAR, fingerprint VARCHAR, current VARCHAR, inputs VARCHAR[], enabled BOOLEAN,
+        priced BOOLEAN)"""
     )
     for name in sorted(set(wanted) | set(shown)):
         asked = wanted.get(name)
         connection.execute(
-            "INSERT INTO perspectives VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO perspectives VALUES (?, ?, ?, ?, ?, ?)",
             [
                 name,
                 asked.fingerprint if asked else None,
                 current.get(name),
                 list(asked.inputs) if asked else None,
                 asked is not None,
+                asked.priced if asked else None,
             ],
         )
     connection.execute("CREATE TABLE rows.shown (perspective VARCHAR, fingerprint VARCHAR)")
@@ -191,7 +193,7 @@ _CONTRIBUTORS = """CREATE VIEW contributors AS
            min(created_at) AS first_at, max(created_at) AS last_at
     FROM captions WHERE reused_from IS NULL GROUP BY ALL ORDER BY captions DESC"""
 STALE = """CREATE VIEW stale AS
-    WITH wanted AS (SELECT perspective, fingerprint, inputs FROM perspectives WHERE fingerprint IS NOT NULL),
+    WITH wanted AS (SELECT perspective, fingerprint, inputs, priced FROM perspectives WHERE fingerprint IS NOT NULL),
     pictures AS (SELECT DISTINCT media_id, dataset, shard FROM media),
     reads AS (
         SELECT w.perspective, c.shard, c.media_id,
@@ -226,7 +228,8 @@ STALE = """CREATE VIEW stale AS
                 WHEN f.media_id IS NULL AND c.fingerprint <> w.fingerprint THEN coalesce(h.changes, 'an earlier form')
                 ELSE 'another output of ' || list_aggregate(w.inputs, 'string_agg', ' or ') END AS why,
            c.fingerprint AS fingerprint, w.fingerprint AS wanted,
-           coalesce(t.seconds, usual.seconds) AS seconds, coalesce(t.cost, usual.cost) AS cost
+           coalesce(t.seconds, usual.seconds) AS seconds,
+           CASE WHEN w.priced THEN coalesce(t.cost, usual.cost) END AS cost
     FROM wanted w CROSS JOIN pictures p CROSS JOIN usual
     LEFT JOIN caption_rows c ON c.perspective = w.perspective AND c.shard = p.shard AND c.media_id = p.media_id
     LEFT JOIN reads r ON r.perspective = w.perspective AND r.shard = p.shard AND r.media_id = p.media_id

@@ -98,6 +98,7 @@ def test_stale_names_the_change_and_estimates_what_redoing_takes(hand: Hand) -> 
         "look": replace(look("f2"), changes={"f1": ["prompt changed", "schema changed"]}),
         "other": look("g1"),
         "never": look("n1"),
+        "our_own": replace(look("o1"), priced=False),
     }
     # in one run both perspectives share ten seconds by their captions: 20 of 100 and 80 of 100
     run = {"run_id": "r", "step": "captions", "dataset": "demo", "shard": ONE.key, "seconds": 10.0, "ended_at": NOON}
@@ -119,6 +120,7 @@ def test_stale_names_the_change_and_estimates_what_redoing_takes(hand: Hand) -> 
     assert by_name[1:] == [
         ("never", pytest.approx(0.1), pytest.approx(0.2)),  # as usual
         ("other", pytest.approx(0.1), pytest.approx(0.2)),
+        ("our_own", pytest.approx(0.1), None),  # on our own machine
     ]
 
 
