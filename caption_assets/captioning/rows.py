@@ -17,12 +17,11 @@ from caption_assets.captioning.binding import BoundPerspective
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.vanishing import again_at_once
 from caption_assets.perspectives import arrow_type
 
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 10.0
-_READ_TRIES = 100
-"""Each but the last was ended by a file that is gone: as many as a folder has where they go one by one."""
 _NO_ROWS = pa.schema([("media_id", pa.string()), ("created_at", tables.TIMESTAMP)]).empty_table()
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -176,18 +175,12 @@ def seal(
         lake.remove(f"{folder}/{name}")
 
 
+@again_at_once
 def _read_folder(lake: Lake, folder: str, columns: list[str] | None) -> tuple[pa.Table, list[str]]:
-    """All rows of a folder's files and the files' names; looks again when a file is sealed away under our eyes."""
-    for remaining in reversed(range(_READ_TRIES)):
-        files = [name for name in lake.list(folder) if name.endswith(".parquet")]
-        try:
-            found = [lake.read_table(f"{folder}/{name}", columns) for name in files]
-        except FileNotFoundError:
-            if not remaining:
-                raise
-            continue
-        return pa.concat_tables([_NO_ROWS, *found], promote_options="default"), files
-    raise AssertionError("unreachable")
+    """All rows of a folder's files and the files' names."""
+    files = [name for name in lake.list(folder) if name.endswith(".parquet")]
+    found = [lake.read_table(f"{folder}/{name}", columns) for name in files]
+    return pa.concat_tables([_NO_ROWS, *found], promote_options="default"), files
 
 
 def _latest(rows: pa.Table) -> pa.Table:

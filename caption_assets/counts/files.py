@@ -15,10 +15,10 @@ from caption_assets.lake.layout import Shard
 from caption_assets.lake.object_store import is_s3, list_objects
 from caption_assets.lake.parquet import parquet_file
 from caption_assets.lake.store import Lake
+from caption_assets.lake.vanishing import again_at_once
 
 _READERS = {True: 4, False: 16}
 """Files at once, where the lake is on a disk, and elsewhere."""
-_TRIES = 5
 _IN_ORDER = 1_000_000
 """From this number on the order of keys is not that of numbers."""
 _NAMES = ("media_id", "dataset", "shard", "perspective", "fingerprint", "run_id", "reused_from")
@@ -71,21 +71,16 @@ class FileReader:
         """End its threads."""
         self._pool.shutdown()
 
+    @again_at_once
     def read(self, shards: Sequence[Holding]) -> dict[str, pa.Table]:
         """Tables of `SCHEMAS`. Raises FileNotFoundError where the lake changes faster than it can be read."""
-        for remaining in reversed(range(_TRIES)):
-            failures = [layout.failures_file(stage, each.shard) for each in shards for stage in each.failures]
-            try:
-                return {
-                    "plans": self._tables("plans", [layout.plan_file(each.shard) for each in shards]),
-                    "indexes": self._tables("indexes", [layout.media_index(each.shard) for each in shards]),
-                    "stored": self._stored(shards),
-                    "failed": self._tables("failed", failures),
-                }
-            except FileNotFoundError:  # sealed away since it was listed
-                if not remaining:
-                    raise
-        raise AssertionError("unreachable")
+        failures = [layout.failures_file(stage, each.shard) for each in shards for stage in each.failures]
+        return {
+            "plans": self._tables("plans", [layout.plan_file(each.shard) for each in shards]),
+            "indexes": self._tables("indexes", [layout.media_index(each.shard) for each in shards]),
+            "stored": self._stored(shards),
+            "failed": self._tables("failed", failures),
+        }
 
     def _tables(self, name: str, paths: Sequence[str]) -> pa.Table:
         """Of the files that there are."""

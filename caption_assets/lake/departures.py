@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.vanishing import again_at_once
 
-_TRIES = 10
 _MANY_FILES = 64
 """Of a dataset's marks; once there are more they become one."""
 _TICK = timedelta(microseconds=1)
@@ -116,25 +116,19 @@ def _after(marks: _Marks) -> datetime:
     return max([tables.now(), *(each + _TICK for each in times)])
 
 
+@again_at_once
 def _marks(lake: Lake, dataset: str) -> _Marks:
     known = _read.setdefault(lake, {})
-    for remaining in reversed(range(_TRIES)):
-        folder = layout.departures_folder(dataset)
-        files = frozenset(f"{folder}/{name}" for name in lake.list(folder) if name.endswith(".parquet"))
-        before = known.get(dataset, _Marks())
-        if not before.files <= files:
-            before = _Marks()
-        if before.files == files:
-            return before
-        try:
-            rows = lake.read_columns(sorted(files - before.files), tables.DEPARTURES, tables.DEPARTURES.names)
-        except FileNotFoundError:  # joined with others while we looked
-            if not remaining:
-                raise
-            continue
-        known[dataset] = _Marks(files, _latest(before.latest, rows.to_pylist()))
-        return known[dataset]
-    raise AssertionError("unreachable")
+    folder = layout.departures_folder(dataset)
+    files = frozenset(f"{folder}/{name}" for name in lake.list(folder) if name.endswith(".parquet"))
+    before = known.get(dataset, _Marks())
+    if not before.files <= files:
+        before = _Marks()  # some were joined into one
+    if before.files == files:
+        return before
+    rows = lake.read_columns(sorted(files - before.files), tables.DEPARTURES, tables.DEPARTURES.names)
+    known[dataset] = _Marks(files, _latest(before.latest, rows.to_pylist()))
+    return known[dataset]
 
 
 def _latest(before: dict[Key, dict[str, Any]], rows: list[dict[str, Any]]) -> dict[Key, dict[str, Any]]:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.vanishing import again_at_once
 
-_TRIES = 5
 _MEDIA_ID = pa.schema([("media_id", pa.string())])
 
 
@@ -40,22 +40,15 @@ def count_rows(lake: Lake, media_ids: Collection[str]) -> int:
     return sum(count for path, count in _holding(lake, None, doomed).items() if path.startswith("captions/"))
 
 
+@again_at_once
 def _holding(lake: Lake, shard: Shard | None, doomed: pa.Array) -> dict[str, int]:
     """The files with rows of these pictures, and how many."""
-    for remaining in reversed(range(_TRIES)):
-        paths = caption_files(lake, shard)
-        try:
-            found = lake.read_columns(paths, _MEDIA_ID, ["__filename"], pc.field("media_id").isin(doomed))
-        except FileNotFoundError:  # sealed away while we looked
-            if not remaining:
-                raise
-            continue
-        if not paths:
-            return {}
-        named = {lake.path(path): path for path in paths}
-        counted = found["__filename"].value_counts().to_pylist()
-        return {named[each["values"]]: each["counts"] for each in counted}
-    raise AssertionError("unreachable")
+    if not (paths := caption_files(lake, shard)):
+        return {}
+    found = lake.read_columns(paths, _MEDIA_ID, ["__filename"], pc.field("media_id").isin(doomed))
+    named = {lake.path(path): path for path in paths}
+    counted = found["__filename"].value_counts().to_pylist()
+    return {named[each["values"]]: each["counts"] for each in counted}
 
 
 def caption_files(lake: Lake, shard: Shard | None) -> list[str]:

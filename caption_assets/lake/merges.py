@@ -18,8 +18,8 @@ from typing import Literal
 from caption_assets.lake import layout, tables
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.store import Lake, table_bytes
+from caption_assets.lake.vanishing import again_at_once
 
-_TRIES = 20
 _VERSION = re.compile(r"(\d{9})\.parquet")
 CLAIM = b"caption_assets.merge"
 """Metadata of a successor's plan: the merge whose it is. A planner's plan has none."""
@@ -108,35 +108,26 @@ class Merge:
     """When it was begun, or done."""
 
 
+@again_at_once
 def read_ledger(lake: Lake, dataset: str) -> Ledger:
     """The ledger as it is now."""
-    for remaining in reversed(range(_TRIES)):
-        version = max(_versions(lake, dataset), default=0)
-        if not version:
-            return Ledger(dataset)
-        try:
-            rows = lake.read_table(layout.ledger_file(dataset, version)).to_pylist()
-        except FileNotFoundError:  # two changes since the listing
-            if not remaining:
-                raise
-            continue
-        return Ledger(
-            dataset,
-            version,
-            tuple(
-                Entry(
-                    Shard.parse(row["shard"]),
-                    Shard.parse(row["successor"]),
-                    row["merged"],
-                    row["merge_id"],
-                    row["state"],
-                    row["run_id"],
-                    row["created_at"],
-                )
-                for row in rows
-            ),
+    version = max(_versions(lake, dataset), default=0)
+    if not version:
+        return Ledger(dataset)
+    rows = lake.read_table(layout.ledger_file(dataset, version)).to_pylist()
+    entries = (
+        Entry(
+            Shard.parse(row["shard"]),
+            Shard.parse(row["successor"]),
+            row["merged"],
+            row["merge_id"],
+            row["state"],
+            row["run_id"],
+            row["created_at"],
         )
-    raise AssertionError("unreachable")
+        for row in rows
+    )
+    return Ledger(dataset, version, tuple(entries))
 
 
 def standing_ledger(lake: Lake, dataset: str) -> Ledger:

@@ -11,6 +11,13 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
+again_at_once = retry(retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(100), reraise=True)
+"""A decorator for what lists files and reads them: it looks again when one has vanished in between.
+
+Who removes files has put all that was in them into another one before, and is further at each look: there are as many
+looks as files in a large folder. Raises FileNotFoundError if it never holds still.
+"""
+
 
 def again_when_sealed(
     *others: type[Exception],

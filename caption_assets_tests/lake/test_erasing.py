@@ -62,16 +62,18 @@ def test_an_empty_lake_has_nothing_to_erase(lake: Lake) -> None:
     assert erase(lake, {"a"}) == erase(lake, {"a"}, ONE) == erase(lake, set()) == count_rows(lake, {"a"}) == 0
 
 
-def test_a_file_that_is_sealed_away_while_we_look(folder_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = captions(folder_lake, "look", "f1", ONE, "part-r-0", TEXT, "a", "b")
-    real, pending = erasing.caption_files, [True]
+@pytest.mark.parametrize("count", [1, 20])
+def test_files_that_are_sealed_away_while_we_look(
+    folder_lake: Lake, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    parts = [captions(folder_lake, "look", "f1", ONE, f"part-r-{number}", TEXT, "a", "b") for number in range(count)]
+    captions(folder_lake, "look", "f1", ONE, "sealed-r", TEXT, "a", "b")
+    real = erasing.caption_files
 
     def files(lake: Lake, shard: Shard | None) -> list[str]:
         found = real(lake, shard)
-        if pending:
-            pending.clear()
-            captions(lake, "look", "f1", ONE, "sealed-r", TEXT, "a", "b")
-            lake.remove(part)
+        if parts:
+            lake.remove(parts.pop())
         return found
 
     monkeypatch.setattr(erasing, "caption_files", files)
