@@ -100,6 +100,12 @@ def test_perspectives_of_one_engine_may_read_each_other_before_another_engine_re
     write_readers(tmp_path / "chain", *links, ("second_look", LOOKS, "other"))
     with StubServer() as one, StubServer() as other:
         pipeline = over(make_config, one, other, [*LOOKS, "second_look"])
+        some = [f"captions/{name}" for name in ("second_look", *LOOKS[:4])]
+        part = pipeline.caption(SHARDS[0], SHARDS[-1], select=["media", *some])
+        assert part.success, part.failures
+        assert {each.asset for each in part.made} == {"media", *some}
+        assert (len(one.times), len(other.times)) == (4 * PICTURES, 0), "one that reads what is not there waits for it"
+
         outcome = pipeline.caption(SHARDS[0], SHARDS[-1])
         assert outcome.success, outcome.failures
         assert (len(one.times), len(other.times)) == (len(LOOKS) * PICTURES, PICTURES)
