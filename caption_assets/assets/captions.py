@@ -112,8 +112,8 @@ def _build_group(name: str, group: Sequence[BoundPerspective], loaded: Loaded, *
             settings, lake, selected, bound, ready, context.run_id, force=config.force, tell=context.log.info
         )
         made = _drive(context, loaded, lake, run)
-        names = [each.name for each in selected]
-        yield from _held_back(context, names, made, all_made=len(ready) == len(shards)) if awaited else made
+        keys = [caption_key(each.name) for each in selected]
+        yield from _held_back(context, keys, made, all_made=len(ready) == len(shards)) if awaited else made
         if waiting := {shard.key: merged.get(shard, _NO_MEDIA) for shard in shards if shard not in ready}:
             raise failure("no captions", waiting)
 
@@ -161,7 +161,7 @@ def _price(settings: PipelineConfig, report: ShardReport) -> None:
 
 def _held_back(
     context: dg.AssetExecutionContext,
-    names: Sequence[str],
+    keys: Sequence[dg.AssetKey],
     events: Iterator[dg.AssetMaterialization],
     *,
     all_made: bool,
@@ -174,7 +174,7 @@ def _held_back(
     except dg.Failure:
         yield from made
         raise
-    yield from events_at_end(context, [caption_key(name) for name in names], made, all_made=all_made)
+    yield from events_at_end(context, keys, made, all_made=all_made)
 
 
 def _materialization(instance: dg.DagsterInstance, lake: Lake, look: LookReport) -> dg.AssetMaterialization:

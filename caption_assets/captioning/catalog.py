@@ -74,7 +74,7 @@ def _wants(config: PipelineConfig, lake: Lake, bound: Bound | None) -> Wants:
             each.inputs,
             arrow_type(each.output),
             changes_since(lake, each),
-            prices_of(config.engines[each.engine]) is not None,
+            priced=prices_of(config.engines[each.engine]) is not None,
         )
         for name, each in (bound or bind_perspectives(config)).items()
     }

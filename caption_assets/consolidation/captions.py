@@ -13,8 +13,7 @@ from caption_assets.lake import layout
 from caption_assets.lake.layout import Shard
 from caption_assets.lake.merges import Merge
 from caption_assets.lake.store import Lake, table_bytes
-
-_TRIES = 5
+from caption_assets.lake.vanishing import again_at_once
 
 
 def copy_captions(lake: Lake, merge: Merge) -> int:
@@ -115,23 +114,17 @@ def _stages(lake: Lake) -> list[str]:
     return [stage for stage in stages if stage not in {"_", "media"}]
 
 
+@again_at_once
 def _read(lake: Lake, name: str, form: str, shard: Shard) -> tuple[pa.Table | None, list[str]]:
     """A shard's rows of a form, the latest of each picture, None where there are none; and the names of its files."""
     folder = layout.captions_folder(name, form, shard)
-    for remaining in reversed(range(_TRIES)):
-        files = [each for each in lake.list(folder) if each.endswith(".parquet")]
-        try:
-            tables = [lake.read_table(f"{folder}/{each}") for each in files]
-        except FileNotFoundError:  # sealed away while we looked
-            if not remaining:
-                raise
-            continue
-        table = pa.concat_tables(tables, promote_options="default") if tables else None
-        if table is None or not table.num_rows:
-            return None, files
-        order = pc.sort_indices(table, [("media_id", "ascending"), ("created_at", "descending")])
-        return _first_of_each(table.take(order)), files
-    raise AssertionError("unreachable")
+    files = [each for each in lake.list(folder) if each.endswith(".parquet")]
+    tables = [lake.read_table(f"{folder}/{each}") for each in files]
+    table = pa.concat_tables(tables, promote_options="default") if tables else None
+    if table is None or not table.num_rows:
+        return None, files
+    order = pc.sort_indices(table, [("media_id", "ascending"), ("created_at", "descending")])
+    return _first_of_each(table.take(order)), files
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:

@@ -92,8 +92,8 @@ class ServerPool:
         self._outstanding = 0
         self._empty_since: float | None = None
         self._missing = asyncio.Event()
-        self._dying = self._dead = False
-        self._reason = ""
+        self._dead = False
+        self._dies_of = ""
 
     async def acquire(self, wish: Wish = lambda: None) -> Server:
         """A place at a server, once there is one; to be given back by `release`.
@@ -104,7 +104,7 @@ class ServerPool:
         """
         if self._dead:
             raise self._failure()
-        if not self._dying and not self._waiters and (server := self._pick(wish())):
+        if not self._dies_of and not self._waiters and (server := self._pick(wish())):
             return self._taken(server)
         waiter = _Waiter(asyncio.get_running_loop().create_future(), wish)
         self._waiters.append(waiter)
@@ -194,7 +194,7 @@ class ServerPool:
 
     def _die(self, why: str) -> None:
         reasons = "; ".join(f"{each.url}: {each.away}" for each in self.servers)
-        self._dying, self._reason = True, f"{why} ({reasons})"
+        self._dies_of = f"{why} ({reasons})"
         asyncio.get_running_loop().call_later(_LAST_SECONDS, self._bury)
         self._dispatch()
 
@@ -207,10 +207,10 @@ class ServerPool:
                 waiter.future.set_exception(self._failure())
 
     def _failure(self) -> EngineFailure:
-        return EngineFailure("engine", self._reason, retryable=True, fatal=True)
+        return EngineFailure("engine", self._dies_of, retryable=True, fatal=True)
 
     def _dispatch(self) -> None:
-        if self._dying:
+        if self._dies_of:
             if not self._outstanding:
                 self._bury()
             return

@@ -14,6 +14,7 @@ import pytest
 
 from caption_assets.captioning.catalog import open_views
 from caption_assets.config import PipelineConfig, load_config
+from caption_assets.definitions import build_defs
 from caption_assets.demo.scenes import write_scenes
 from caption_assets_tests.assets.running import Pipeline, write_config
 from caption_assets_tests.engine.stub_server import MODEL, StubServer
@@ -66,7 +67,7 @@ class World:
         document = json.loads(file.read_text())
         file.write_text(json.dumps(document | {"prompt": f"Now: {document['prompt']}"}))
         self.config = load_config(self.config.file)
-        self.pipeline = Pipeline(self.config, self.pipeline.instance, Pipeline.of(self.config).defs)
+        self.pipeline = Pipeline(self.config, self.pipeline.instance, build_defs(self.config, {}))
         return self.config
 
     def _draw(self, name: str) -> None:
